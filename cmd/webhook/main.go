@@ -10,6 +10,9 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
+// version is set by the linker.
+var version = "unreleased"
+
 func main() {
 	if err := execute(os.Args[1:]); err != nil {
 		if errors.Is(err, flag.ErrHelp) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.uber.org/zap/zapcore"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -35,10 +36,12 @@ const eventsQPS = 200
 
 // run wires the server up and serves until ctx ends.
 func run(ctx context.Context, o *options) error {
-	log := zap.New(zap.UseDevMode(false), zap.Level(o.logLevel), zap.WriteTo(os.Stdout))
+	log := zap.New(zap.UseDevMode(false), zap.Level(o.logLevel), zap.WriteTo(os.Stdout),
+		zap.StacktraceLevel(zapcore.PanicLevel))
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 	ctx = logr.NewContext(ctx, log)
+	log.Info("starting", "version", version, "namespace", o.namespace)
 
 	cfg, err := config.GetConfig()
 	if err != nil {

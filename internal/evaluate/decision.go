@@ -36,7 +36,8 @@ type Finding struct {
 	Verdict Verdict
 	// Field path of the value that it is about.
 	Field string
-	// Old and New are the values before and after the write or change; empty where absent.
+	// Old and New are the values before and after: of a change, what was written and what it became; of all else, what
+	// was there before the write and what was written. Empty where absent or not known.
 	Old, New string
 	// Message is whole: what must hold, and what would help. Which policy says so is Explain's to add.
 	Message string

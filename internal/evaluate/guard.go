@@ -120,7 +120,7 @@ func (d *Decision) addRuling(mode policy.Mode, r *ruling) {
 	f.Message = drives + ": " + r.remedy()
 	switch {
 	case r.action == policy.Preserve && mode == policy.Enforce:
-		f.Verdict, f.New = Changed, itoa(w.live)
+		f.Verdict, f.Old, f.New = Changed, itoa(w.wanted), itoa(w.live)
 		f.Message = fmt.Sprintf("kept at %d instead of %d, since %s", w.live, w.wanted, f.Message)
 		f.Warning = short(fmt.Sprintf("spec.replicas: kept at %d, not %d, HPA %q drives it; %s", w.live, w.wanted, r.hpa.Name, r.shortRemedy()))
 		// A Scale leaves replicas 0 out, where "replace" would find nothing.

@@ -26,6 +26,10 @@ type Command struct {
 	Dir        string   // working directory; empty = this process's
 }
 
+// Binary returns the path of a component that the control plane runs or comes
+// with; "" for any other.
+func (c *Cluster) Binary(component Component) string { return c.binaries[component] }
+
 // Kubectl runs kubectl as the admin. The error of one that fails holds what it
 // wrote to stderr.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) (stdout, stderr string, err error) {

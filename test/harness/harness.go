@@ -145,7 +145,7 @@ func (w *Webhook) awaitReady(ctx context.Context) error {
 
 // applyChart renders the chart and applies it as the admin, the way `helm template | kubectl apply` does.
 func (w *Webhook) applyChart(ctx context.Context, o Options) error {
-	root, err := moduleRoot(ctx)
+	root, err := ModuleRoot(ctx)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (w *Webhook) kubeconfig(ctx context.Context) (string, error) {
 
 // buildWebhook builds the command from the module's own source.
 func buildWebhook(ctx context.Context, dir string, o Options) (string, error) {
-	root, err := moduleRoot(ctx)
+	root, err := ModuleRoot(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -217,7 +217,8 @@ func buildWebhook(ctx context.Context, dir string, o Options) (string, error) {
 	return path, nil
 }
 
-func moduleRoot(ctx context.Context) (string, error) {
+// ModuleRoot returns the folder of this module.
+func ModuleRoot(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
 	if err != nil {
 		return "", fmt.Errorf("find the module: %w", err)
