@@ -32,6 +32,7 @@ type options struct {
 	webhookAddress hostPort
 	metricsAddress string
 	probeAddress   string
+	pprofAddress   string
 
 	dnsNames                       []string
 	caSecret                       string
@@ -60,6 +61,7 @@ func parseOptions(args []string, output io.Writer) (*options, error) {
 	fs.StringVar(&webhookAddress, "webhook-bind-address", ":9443", "address that the API server calls")
 	fs.StringVar(&o.metricsAddress, "metrics-bind-address", ":8080", "address of /metrics; 0 for none")
 	fs.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz")
+	fs.StringVar(&o.pprofAddress, "pprof-bind-address", "", "address of /debug/pprof; empty for none")
 	fs.StringVar(&dnsNames, "serving-dns-names", "", "comma-separated names that the serving certificate is for (required)")
 	fs.StringVar(&o.caSecret, "ca-secret", "kdp-webhook-ca", "Secret of the own namespace that keeps the CA")
 	fs.StringVar(&o.mutatingWebhookConfiguration, "mutating-webhook-configuration", "kdp-webhook", "own MutatingWebhookConfiguration, whose caBundle is kept up to date")

@@ -97,6 +97,7 @@ func run(ctx context.Context, o *options) error {
 		Logger:                 log,
 		Metrics:                metricsserver.Options{BindAddress: o.metricsAddress},
 		HealthProbeBindAddress: o.probeAddress,
+		PprofBindAddress:       o.pprofAddress,
 		WebhookServer:          server,
 		BaseContext:            func() context.Context { return ctx },
 	})

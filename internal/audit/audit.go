@@ -115,10 +115,14 @@ func eventsOf(review Review) []Event {
 			e.Note = review.User + " was refused: "
 		case evaluate.Changed:
 			e.Type, e.Reason = corev1.EventTypeNormal, ReasonPolicyApplied
-			e.Note = "Changed what " + review.User + " wrote: "
+			e.Note = "changed what " + review.User + " wrote: "
 		default:
 			e.Type, e.Reason = corev1.EventTypeWarning, ReasonPolicyWarning
-			e.Note = "Let through for " + review.User + ", but: "
+			e.Note = "let through for " + review.User + ", but: "
+		}
+		// A create has its Event on the Namespace: say what was created.
+		if r := review.Related; r.Kind != "" {
+			e.Note = r.Kind + " " + r.Name + ": " + e.Note
 		}
 		e.Note = cutNote(review.Decision.Explain(e.Note + strings.Join(notes, "; ")))
 		events = append(events, e)
