@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -61,17 +60,17 @@ type Reviewer struct {
 
 // Register puts the reviewer's two webhooks on a server.
 func (r *Reviewer) Register(server webhook.Server, log logr.Logger) {
-	quiet := func(logr.Logger, *admission.Request) logr.Logger { return log }
-	server.Register(MutatePath, &admission.Webhook{Handler: admission.HandlerFunc(r.Mutate), LogConstructor: quiet})
-	server.Register(ValidatePath, &admission.Webhook{Handler: admission.HandlerFunc(r.Validate), LogConstructor: quiet})
+	constructor := func(logr.Logger, *admission.Request) logr.Logger { return log }
+	server.Register(MutatePath, newHandler(r.Mutate, constructor))
+	server.Register(ValidatePath, newHandler(r.Validate, constructor))
 }
 
 // Mutate answers a review with the patch that makes the object follow its policy. It refuses nothing: what must be
-// refused is refused by Validate, after every other webhook has had its say.
-func (r *Reviewer) Mutate(ctx context.Context, req admission.Request) admission.Response {
+// refused is refused by Validate, after every other webhook has had its say. An error means "could not decide".
+func (r *Reviewer) Mutate(ctx context.Context, req admission.Request) (admission.Response, error) {
 	request, decision, err := r.decide(ctx, req)
 	if err != nil {
-		return undecided(err)
+		return admission.Response{}, err
 	}
 	response := admitted()
 	if len(decision.Patch) > 0 {
@@ -79,7 +78,7 @@ func (r *Reviewer) Mutate(ctx context.Context, req admission.Request) admission.
 	}
 	changes := decision.With(evaluate.Changed)
 	if len(changes) == 0 {
-		return response
+		return response, nil
 	}
 	response.Warnings = warnings(changes)
 	response.AuditAnnotations = annotations(&decision, changes)
@@ -87,14 +86,15 @@ func (r *Reviewer) Mutate(ctx context.Context, req admission.Request) admission.
 	if decision.Verdict() != evaluate.Denied {
 		r.record(&req, &request, decision, changes)
 	}
-	return response
+	return response, nil
 }
 
-// Validate answers a review with what the policy makes of the object as it is going to be stored.
-func (r *Reviewer) Validate(ctx context.Context, req admission.Request) admission.Response {
+// Validate answers a review with what the policy makes of the object as it is going to be stored. An error means "could
+// not decide".
+func (r *Reviewer) Validate(ctx context.Context, req admission.Request) (admission.Response, error) {
 	request, decision, err := r.decide(ctx, req)
 	if err != nil {
-		return undecided(err)
+		return admission.Response{}, err
 	}
 	findings := finalFindings(&decision)
 	decision.Findings = findings
@@ -107,7 +107,7 @@ func (r *Reviewer) Validate(ctx context.Context, req admission.Request) admissio
 	if decision.Policy != nil {
 		response.AuditAnnotations = annotations(&decision, findings)
 	}
-	return response
+	return response, nil
 }
 
 // finalFindings returns what holds for an object that is not changed any more: a change that is still due was lost on
@@ -158,11 +158,6 @@ func (r *Reviewer) record(in *admission.Request, req *evaluate.Request, decision
 
 func admitted() admission.Response {
 	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Allowed: true}}
-}
-
-// undecided answers "could not decide"; what becomes of the write is up to the webhook's failurePolicy.
-func undecided(err error) admission.Response {
-	return admission.Errored(http.StatusInternalServerError, fmt.Errorf("kdp-webhook could not decide: %w", err))
 }
 
 // refused answers with the status that the API server itself gives for invalid objects: 422 with a cause for each field.
