@@ -196,7 +196,7 @@ func (d *Decision) addViolations(mode policy.Mode, found, old []validate.Violati
 		if hpa != "" {
 			f.Field = field.NewPath("horizontalPodAutoscaler").Key(hpa).String() + "." + path
 			f.Related = "HorizontalPodAutoscaler/" + hpa
-			f.Message = fmt.Sprintf("the HPA %q targets this data plane and %s: change the HPA first, %s", hpa, v.Must, v.Remedy)
+			f.Message = fmt.Sprintf("the HPA %q targets this data plane and its %s %s: change the HPA first, %s", hpa, path, v.Must, v.Remedy)
 			warning = fmt.Sprintf("HPA %q: %s", hpa, warning)
 		}
 		f.Verdict = verdictOf(mode)

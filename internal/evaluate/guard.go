@@ -85,6 +85,9 @@ func guard(w replicasWrite, p *policy.Policy) *ruling {
 	} else if isControlPlaneIdentity(w.user) {
 		r.rule, r.action = policy.RuleUnknownAutoscaler, policy.WarnAction
 		r.leniency = w.user + " may be its autoscaler: list it in replicas.autoscalers"
+		if slices.Contains(p.Replicas.Autoscalers, w.user) {
+			r.leniency = w.user + " is listed in replicas.autoscalers"
+		}
 	}
 	return r
 }
@@ -146,13 +149,27 @@ func (r *ruling) remedy() string {
 		return "scaling to zero would pause it, which the policy does not allow: set replicas.allowScaleToZero there to pause by hand"
 	}
 	if r.write.scale {
-		return fmt.Sprintf(`to hold at least %d, run: kubectl patch hpa %s --patch '{"spec":{"minReplicas":%d}}'`,
-			r.write.wanted, r.hpa.Name, r.write.wanted)
+		return r.scaleRemedy()
 	}
 	if r.write.origin() == kube.Defaulted {
 		return "the manifest leaves replicas out, which defaults to 1: set autoscaling.enabled=true in the release's values, or carry the live replicas over"
 	}
 	return "set autoscaling.enabled=true in the release's values or remove replicaCount from them (spec.replicas from a manifest)"
+}
+
+// scaleRemedy names the command by which the HPA itself gives what the write wanted.
+func (r *ruling) scaleRemedy() string {
+	n, lowest, highest := r.write.wanted, kube.MinReplicas(r.hpa), r.hpa.Spec.MaxReplicas
+	bound, fields := "at least", fmt.Sprintf(`"minReplicas":%d`, n)
+	switch {
+	case n > highest:
+		fields += fmt.Sprintf(`,"maxReplicas":%d`, n)
+	case n < lowest:
+		bound, fields = "at most", fmt.Sprintf(`"minReplicas":%d,"maxReplicas":%d`, n, n)
+	case n < r.write.live:
+		bound, fields = "at most", fmt.Sprintf(`"maxReplicas":%d`, n)
+	}
+	return fmt.Sprintf(`to hold %s %d, run: kubectl patch hpa %s --patch '{"spec":{%s}}'`, bound, n, r.hpa.Name, fields)
 }
 
 func (r *ruling) shortRemedy() string {

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unique"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -122,7 +123,7 @@ type Keep interface {
 // be held against one that was decoded from JSON.
 func FromDeployment(in *appsv1.Deployment, keep Keep) *Deployment {
 	out := &Deployment{Metadata: Metadata{
-		Name: in.Name, Namespace: in.Namespace, UID: in.UID, ResourceVersion: in.ResourceVersion,
+		Name: in.Name, Namespace: Intern(in.Namespace), UID: in.UID, ResourceVersion: in.ResourceVersion,
 		DeletionTimestamp: in.DeletionTimestamp,
 	}}
 	if keep.ReadsLabels() {
@@ -155,7 +156,7 @@ func fromContainers(in []corev1.Container, keep Keep) []Container {
 	out := make([]Container, len(in))
 	for i := range in {
 		c := &in[i]
-		out[i] = Container{Name: c.Name, Image: c.Image, RestartPolicy: c.RestartPolicy}
+		out[i] = Container{Name: Intern(c.Name), Image: Intern(c.Image), RestartPolicy: c.RestartPolicy}
 		if len(c.Resources.Requests) > 0 || len(c.Resources.Limits) > 0 {
 			out[i].Resources = &Resources{Requests: c.Resources.Requests, Limits: c.Resources.Limits}
 		}
@@ -163,7 +164,7 @@ func fromContainers(in []corev1.Container, keep Keep) []Container {
 			if !keep.ReadsEnv(e.Name) {
 				continue
 			}
-			kept := EnvVar{Name: e.Name, Value: e.Value}
+			kept := EnvVar{Name: Intern(e.Name), Value: Intern(e.Value)}
 			if e.ValueFrom != nil {
 				kept.ValueFrom = &struct{}{}
 			}
@@ -172,6 +173,9 @@ func fromContainers(in []corev1.Container, keep Keep) []Container {
 	}
 	return out
 }
+
+// Intern returns a string equal to s that all callers share: objects in a cache repeat the same few names.
+func Intern(s string) string { return unique.Make(s).Value() }
 
 // Replicas returns spec.replicas, 1 where it was left out, as the API server defaults it.
 func (d *Deployment) Replicas() int32 {

@@ -95,7 +95,7 @@ const mostDigits = 100
 // Reasonable tells whether a quantity can be computed with: a few bytes like "1e2147483647" parse at once, yet comparing
 // them takes gigabytes.
 func Reasonable(q resource.Quantity) bool {
-	return q.AsDec().Scale() >= -mostDigits
+	return q.Format != resource.DecimalExponent || q.AsDec().Scale() >= -mostDigits
 }
 
 // unreasonable names the first value that is not Reasonable, "" where there is none; r may be nil.

@@ -3,6 +3,8 @@ package mutate
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -29,16 +31,38 @@ type record map[string]*kube.Resources
 
 // recordOf reads a Deployment's record. One that cannot be read counts as none: what it spoke of is then the team's own.
 func recordOf(d *kube.Deployment) record {
-	r := record{}
 	if d == nil {
-		return r
+		return record{}
 	}
 	text, ok := d.Metadata.Annotations[InjectedAnnotation]
-	if !ok || json.Unmarshal([]byte(text), &r) != nil {
+	if !ok {
 		return record{}
+	}
+	// Anybody may write the annotation: quantities are read once they are known to be ones that this process writes.
+	var entries map[string]map[string]map[string]string
+	if json.Unmarshal([]byte(text), &entries) != nil {
+		return record{}
+	}
+	r := record{}
+	for container, lists := range entries {
+		r[container] = &kube.Resources{}
+		for list, values := range lists {
+			for name, value := range values {
+				if list != kube.Requests && list != kube.Limits || !recordedQuantity.MatchString(value) {
+					return record{}
+				}
+				q, err := resource.ParseQuantity(value)
+				if err != nil {
+					return record{}
+				}
+				r[container].Set(list, corev1.ResourceName(name), q)
+			}
+		}
 	}
 	return r
 }
+
+var recordedQuantity = regexp.MustCompile(`^[0-9.]{1,24}([a-zA-Z]{1,2}|[eE][0-9]{1,2})?$`)
 
 // holds tells whether the container's value is the one that was injected.
 func (r record) holds(container, list string, name corev1.ResourceName, value resource.Quantity) bool {
@@ -57,21 +81,20 @@ func Deployment(after, before *kube.Deployment, p *policy.Policy, ranges []*core
 	if len(injected.Patch) == 0 && len(injected.Notes) == 0 || before == nil || p.Resources.OnUpdate == policy.Always {
 		return injected, nil
 	}
-	records := map[*kube.Deployment]record{after: recordOf(after), before: recordOf(before)}
+	recorded := recordOf(before)
 	same, err := kube.SameTemplate(before, after, func(d *kube.Deployment, container, list, name string) bool {
 		c := find(d, container)
 		if c == nil {
 			return false
 		}
 		value, ok := c.Resources.Get(list, corev1.ResourceName(name))
-		return ok && (records[d].holds(container, list, corev1.ResourceName(name), value) ||
-			records[before].holds(container, list, corev1.ResourceName(name), value))
+		return ok && recorded.holds(container, list, corev1.ResourceName(name), value)
 	})
 	if err != nil {
 		return DeploymentResult{}, err
 	}
 	if same {
-		return restore(after, before, records[before]), nil
+		return restore(after, before, recorded), nil
 	}
 	return injected, nil
 }
@@ -118,25 +141,40 @@ func targets(after, before *kube.Deployment, p *policy.Policy) ([]target, []Note
 func inject(d, before *kube.Deployment, p *policy.Policy, ranges []*corev1.LimitRange) DeploymentResult {
 	result := DeploymentResult{After: d.DeepCopy()}
 	recorded, next := recordOf(d), record{}
-	var todo []target
-	todo, result.Notes = targets(result.After, before, p)
-	for _, t := range todo {
-		now := t.Resources
-		base, had := withoutRecorded(now, t.Name, recorded)
-		candidate, added := fillIn(base, t.want, ranges)
-		t.Resources = candidate
-		if why := kube.LimitRangeViolation(ranges, result.After.Pod(), t.Container); why != "" && !added.Empty() {
-			t.Resources = now
-			result.Notes = append(result.Notes, Note{
-				Rule: policy.RuleResources, Field: fieldOf(t.ContainerRef) + ".resources",
-				Message: "left alone on account of a LimitRange: " + why,
-			})
-			candidate, added = now, had
+	// What was injected into containers that are left alone stays on record.
+	for _, c := range kube.AllContainers(result.After.Pod()) {
+		_, next[c.Name] = withoutRecorded(c.Resources, c.Name, recorded)
+	}
+	todo, notes := targets(result.After, before, p)
+	was, settled := make([]*kube.Resources, len(todo)), make([]bool, len(todo))
+	for i, t := range todo {
+		was[i] = t.Resources
+	}
+	// Where a LimitRange bounds the pod as a whole, what one container gives back may make room for another: go on until
+	// nothing moves, so that the next review finds nothing left to do.
+	for moved := true; moved; {
+		moved, result.Notes = false, slices.Clone(notes)
+		for i, t := range todo {
+			if settled[i] {
+				continue
+			}
+			base, had := withoutRecorded(was[i], t.Name, recorded)
+			candidate, added := fillIn(base, had, t.want, ranges)
+			t.Resources = candidate
+			ours := !added.Empty() || !had.Empty()
+			if why := kube.LimitRangeViolation(ranges, result.After.Pod(), t.Container); why != "" && ours {
+				t.Resources = was[i]
+				result.Notes = append(result.Notes, Note{
+					Rule: policy.RuleResources, Field: fieldOf(t.ContainerRef) + ".resources",
+					Message: "left alone on account of a LimitRange: " + why,
+				})
+				continue
+			}
+			next[t.Name], settled[i], moved = added, true, true
 		}
-		result.write(t.ContainerRef, now, candidate)
-		if !added.Empty() {
-			next[t.Name] = added
-		}
+	}
+	for i, t := range todo {
+		result.write(t.ContainerRef, was[i], t.Resources)
 	}
 	result.writeRecord(d, next)
 	if len(result.Patch) == 0 {
@@ -162,14 +200,24 @@ func withoutRecorded(now *kube.Resources, container string, recorded record) (ba
 	return base, injected
 }
 
-// fillIn returns base with what is wanted and absent added, and what was added. A limit that stands alone counts as the
-// request, since pods default the one from the other: nothing is added to such a resource. What is added is moved into
-// the LimitRanges' bounds, and an added limit is never below the request.
-func fillIn(base *kube.Resources, want *policy.ContainerResources, ranges []*corev1.LimitRange) (filled, added *kube.Resources) {
+// fillIn returns base with what is wanted and absent added, and what was added; had is what earlier injections left. A
+// limit that its team gave alone counts as the request, since pods default the one from the other: nothing is added to
+// such a resource, but a request that is there from an earlier injection stays, since taking it away would raise it to
+// the limit. What is added is moved into the LimitRanges' bounds, and an added limit is never below the request.
+func fillIn(base, had *kube.Resources, want *policy.ContainerResources, ranges []*corev1.LimitRange) (filled, added *kube.Resources) {
 	filled, added = base.DeepCopy(), &kube.Resources{}
 	for _, name := range kube.ResourceNames(want.Requests, want.Limits) {
 		request, hasRequest := base.Get(kube.Requests, name)
-		if _, hasLimit := base.Get(kube.Limits, name); hasLimit {
+		if limit, hasLimit := base.Get(kube.Limits, name); hasLimit {
+			request, wanted := want.Requests[name]
+			if _, injected := had.Get(kube.Requests, name); injected && wanted && !hasRequest {
+				request = kube.Fit(ranges, name, request)
+				if request.Cmp(limit) > 0 {
+					request = limit.DeepCopy()
+				}
+				filled.Set(kube.Requests, name, request)
+				added.Set(kube.Requests, name, request)
+			}
 			continue
 		}
 		limit, addLimit := want.Limits[name]
@@ -283,14 +331,16 @@ func (r *DeploymentResult) writeRecord(d *kube.Deployment, next record) {
 	}
 }
 
-// text returns the record as the annotation holds it, "" for an empty one.
+// text returns the record as the annotation holds it, "" for one without any value.
 func (r record) text() string {
-	if len(r) == 0 {
-		return ""
-	}
 	entries := make(map[string]any, len(r))
 	for container, resources := range r {
-		entries[container] = asJSON(resources)
+		if !resources.Empty() {
+			entries[container] = asJSON(resources)
+		}
+	}
+	if len(entries) == 0 {
+		return ""
 	}
 	text, err := json.Marshal(entries)
 	if err != nil {
@@ -322,7 +372,7 @@ func restore(after, before *kube.Deployment, injected record) DeploymentResult {
 		result.write(c, now, then)
 		c.Resources = then
 	}
-	if _, has := after.Metadata.Annotations[InjectedAnnotation]; !has && len(result.Changes) > 0 {
+	if len(result.Changes) > 0 {
 		result.writeRecord(after, injected)
 	}
 	if len(result.Patch) == 0 {

@@ -54,9 +54,10 @@ func fillMinReplicas(r *HPAResult, a *policy.Autoscaling) {
 	if was != nil && !serverDefault {
 		return
 	}
-	filled := min(a.MinReplicas.Default, max(r.After.Spec.MaxReplicas, 1))
-	if was != nil && filled == *was {
-		return
+	highest := r.After.Spec.MaxReplicas
+	filled := min(a.MinReplicas.Default, max(highest-a.MinSpread, a.MinReplicas.Min), max(highest, 1))
+	if was != nil && (filled == *was || highest-filled < a.MinSpread && highest-*was >= a.MinSpread) {
+		return // Nothing to fill, or no number that leaves minSpread: what is wrong with the HPA is not ours to add to.
 	}
 	c := Change{Rule: policy.RuleMinReplicas, Field: "spec.minReplicas", New: itoa(filled)}
 	if was != nil {

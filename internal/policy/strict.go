@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -17,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
+
+	"github.com/kdp-webhook/kdp-webhook/internal/kube"
 )
 
 // maxDocument is the longest document read, in bytes: a ConfigMap's own limit.
@@ -28,6 +32,9 @@ func Parse(text []byte) (*Document, field.ErrorList) {
 	tree, err := decodeTree(text)
 	if err != nil {
 		return nil, field.ErrorList{err}
+	}
+	if errs := checkVersion(tree); len(errs) > 0 {
+		return nil, errs
 	}
 	errs := checkShape(tree, reflect.TypeFor[Document](), nil)
 	shapeErrs := len(errs)
@@ -51,6 +58,21 @@ func Parse(text []byte) (*Document, field.ErrorList) {
 		return nil, errs
 	}
 	return d, nil
+}
+
+// checkVersion reports a document that is not of our version and kind: its fields are not ours to judge.
+func checkVersion(tree map[string]any) field.ErrorList {
+	var errs field.ErrorList
+	for _, want := range []struct{ key, value string }{{"apiVersion", APIVersion}, {"kind", Kind}} {
+		found, given := tree[want.key]
+		switch {
+		case !given || found == nil:
+			errs = append(errs, field.Required(field.NewPath(want.key), "must be "+want.value))
+		case found != want.value:
+			errs = append(errs, field.NotSupported(field.NewPath(want.key), fmt.Sprint(found), []string{want.value}))
+		}
+	}
+	return errs
 }
 
 func covers(parent, child string) bool {
@@ -84,11 +106,23 @@ func decodeTree(text []byte) (map[string]any, *field.Error) {
 	if only == nil {
 		return nil, field.Required(root, "must hold a policy document")
 	}
-	var tree map[string]any
-	if err := yaml.UnmarshalStrict(only, &tree); err != nil {
-		return nil, field.Invalid(root, field.OmitValueType{}, strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "))
+	var document any
+	if err := yaml.UnmarshalStrict(only, &document); err != nil {
+		return nil, field.Invalid(root, field.OmitValueType{}, plainYAMLError(err))
+	}
+	tree, ok := document.(map[string]any)
+	if !ok {
+		return nil, field.Invalid(root, field.OmitValueType{}, "must be a mapping of apiVersion, kind and the policy's sections")
 	}
 	return tree, nil
+}
+
+// plainYAMLError returns what is wrong with a YAML text in one line, without the names of the packages that found it.
+func plainYAMLError(err error) string {
+	text := strings.TrimPrefix(err.Error(), "error converting YAML to JSON: ")
+	text = strings.TrimPrefix(text, "yaml: ")
+	text = strings.TrimPrefix(text, "unmarshal errors:\n  ")
+	return strings.ReplaceAll(text, "\n  ", "; ")
 }
 
 // isBlank tells whether a YAML document holds nothing but comments, space and separators.
@@ -117,6 +151,9 @@ func checkShape(tree map[string]any, t reflect.Type, path *field.Path) field.Err
 		case tree[key] == nil:
 			delete(tree, key)
 		default:
+			if fieldType == reflect.TypeFor[Mode]() && tree[key] == false {
+				tree[key] = string(Off) // What YAML makes of an Off without quotes.
+			}
 			problems := checkValue(tree[key], fieldType, path.Child(key))
 			if unusable(problems, path.Child(key)) {
 				delete(tree, key)
@@ -133,14 +170,7 @@ func checkValue(value any, t reflect.Type, path *field.Path) field.ErrorList {
 		t = t.Elem()
 	}
 	if reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
-		raw, err := json.Marshal(value)
-		if err == nil {
-			err = json.Unmarshal(raw, reflect.New(t).Interface())
-		}
-		if err != nil {
-			return field.ErrorList{field.Invalid(path, value, "must be "+unmarshalerName(t))}
-		}
-		return nil
+		return checkUnmarshaler(value, t, path)
 	}
 	switch t.Kind() {
 	case reflect.Struct:
@@ -153,22 +183,51 @@ func checkValue(value any, t reflect.Type, path *field.Path) field.ErrorList {
 		}
 	case reflect.Slice:
 		if items, ok := value.([]any); ok {
-			var errs field.ErrorList
-			for i, item := range items {
-				problems := checkValue(item, t.Elem(), path.Index(i))
-				if unusable(problems, path.Index(i)) {
-					items[i] = nil
-				}
-				errs = append(errs, problems...)
-			}
-			return errs
+			return checkList(items, t, path)
 		}
 	default:
-		if raw, err := json.Marshal(value); err == nil && value != nil && json.Unmarshal(raw, reflect.New(t).Interface()) == nil {
-			return nil
-		}
+		return checkScalar(value, t, path)
 	}
 	return field.ErrorList{field.TypeInvalid(path, value, "must be "+shapeName(t))}
+}
+
+// checkUnmarshaler is checkValue for a type that decodes itself.
+func checkUnmarshaler(value any, t reflect.Type, path *field.Path) field.ErrorList {
+	decoded := reflect.New(t).Interface()
+	raw, err := json.Marshal(value)
+	if err == nil {
+		err = json.Unmarshal(raw, decoded)
+	}
+	if err != nil || value == nil {
+		return field.ErrorList{field.Invalid(path, value, "must be "+unmarshalerName(t))}
+	}
+	if q, ok := decoded.(*resource.Quantity); ok && !kube.Reasonable(*q) {
+		return field.ErrorList{field.Invalid(path, value, "is out of all proportion")}
+	}
+	return nil
+}
+
+func checkScalar(value any, t reflect.Type, path *field.Path) field.ErrorList {
+	if raw, err := json.Marshal(value); err == nil && value != nil && json.Unmarshal(raw, reflect.New(t).Interface()) == nil {
+		return nil
+	}
+	if n, ok := value.(float64); ok && t.Kind() == reflect.Int32 && n == math.Trunc(n) {
+		return field.ErrorList{field.TypeInvalid(path, strconv.FormatFloat(n, 'f', -1, 64),
+			fmt.Sprintf("must be between %d and %d", math.MinInt32, math.MaxInt32))}
+	}
+	return field.ErrorList{field.TypeInvalid(path, value, "must be "+shapeName(t))}
+}
+
+func checkList(items []any, t reflect.Type, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, item := range items {
+		problems := checkValue(item, t.Elem(), path.Index(i))
+		if unusable(problems, path.Index(i)) {
+			items[i] = nil
+		}
+		errs = append(errs, problems...)
+	}
+	return errs
 }
 
 func checkMap(m map[string]any, t reflect.Type, path *field.Path) field.ErrorList {

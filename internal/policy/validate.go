@@ -114,7 +114,7 @@ func validateContainerResources(r *ContainerResources, path *field.Path) field.E
 		request := r.Requests[name]
 		if limit, ok := r.Limits[name]; ok && request.Cmp(limit) > 0 {
 			errs = append(errs, field.Invalid(path.Child(kube.Requests).Key(string(name)), request.String(),
-				fmt.Sprintf("must not be above the limit, %s", limit.String())))
+				"must not be above the limit, "+limit.String()))
 		}
 	}
 	return errs
@@ -122,30 +122,46 @@ func validateContainerResources(r *ContainerResources, path *field.Path) field.E
 
 func validateAutoscaling(a *Autoscaling, path *field.Path) field.ErrorList {
 	errs := validateSectionMode(a.Mode, path)
-	errs = append(errs, validateBounds(a.MinReplicas, 0, maxReplicasEver, path.Child("minReplicas"))...)
-	errs = append(errs, validateBounds(a.MaxReplicas, 1, maxReplicasEver, path.Child("maxReplicas"))...)
-	errs = append(errs, validateBounds(a.TargetCPUUtilization, 1, maxUtilization, path.Child("targetCPUUtilization"))...)
-	if a.MinReplicas.Min > a.MaxReplicas.Max {
-		errs = append(errs, field.Invalid(path.Child("minReplicas", "min"), a.MinReplicas.Min,
-			fmt.Sprintf("must not be above maxReplicas.max, %d: no HPA could comply", a.MaxReplicas.Max)))
+	replicas := validateBounds(a.MinReplicas, 0, maxReplicasEver, path.Child("minReplicas"))
+	replicas = append(replicas, validateBounds(a.MaxReplicas, 1, maxReplicasEver, path.Child("maxReplicas"))...)
+	if len(replicas) == 0 {
+		replicas = validateMinAgainstMax(a, path)
 	}
-	if a.MinReplicas.Default > a.MaxReplicas.Default {
-		errs = append(errs, field.Invalid(path.Child("minReplicas", "default"), a.MinReplicas.Default,
-			fmt.Sprintf("must not be above maxReplicas.default, %d: the default HPA would be invalid", a.MaxReplicas.Default)))
-	}
-	switch {
-	case a.MinSpread < 0:
+	if a.MinSpread < 0 {
 		errs = append(errs, field.Invalid(path.Child("minSpread"), a.MinSpread, "must be 0 or more"))
-	case a.MinSpread > a.MaxReplicas.Max-a.MinReplicas.Min:
-		errs = append(errs, field.Invalid(path.Child("minSpread"), a.MinSpread,
-			fmt.Sprintf("must not be above maxReplicas.max - minReplicas.min, %d: no HPA could comply", a.MaxReplicas.Max-a.MinReplicas.Min)))
-	case a.MinSpread > a.MaxReplicas.Default-a.MinReplicas.Default:
-		errs = append(errs, field.Invalid(path.Child("minSpread"), a.MinSpread,
-			fmt.Sprintf("must not be above maxReplicas.default - minReplicas.default, %d: the defaults would not comply",
-				a.MaxReplicas.Default-a.MinReplicas.Default)))
+	} else if len(replicas) == 0 {
+		errs = append(errs, validateSpread(a, path.Child("minSpread"))...)
 	}
+	errs = append(errs, replicas...)
+	errs = append(errs, validateBounds(a.TargetCPUUtilization, 1, maxUtilization, path.Child("targetCPUUtilization"))...)
 	errs = append(errs, oneOf(a.Metrics, path.Child("metrics"), AnyMetrics, CPURequired)...)
 	return append(errs, oneOf(a.Computable.Mode, path.Child("computable", "mode"), Enforce, Warn, Audit, Off)...)
+}
+
+// validateMinAgainstMax holds sound bounds of minReplicas and maxReplicas against each other.
+func validateMinAgainstMax(a *Autoscaling, path *field.Path) field.ErrorList {
+	if a.MinReplicas.Min > a.MaxReplicas.Max {
+		return field.ErrorList{field.Invalid(path.Child("minReplicas", "min"), a.MinReplicas.Min,
+			fmt.Sprintf("must not be above maxReplicas.max, %d: no HPA could comply", a.MaxReplicas.Max))}
+	}
+	if a.MinReplicas.Default > a.MaxReplicas.Default {
+		return field.ErrorList{field.Invalid(path.Child("minReplicas", "default"), a.MinReplicas.Default,
+			fmt.Sprintf("must not be above maxReplicas.default, %d: the default HPA would be invalid", a.MaxReplicas.Default))}
+	}
+	return nil
+}
+
+// validateSpread holds minSpread against sound bounds.
+func validateSpread(a *Autoscaling, path *field.Path) field.ErrorList {
+	if widest := a.MaxReplicas.Max - a.MinReplicas.Min; a.MinSpread > widest {
+		return field.ErrorList{field.Invalid(path, a.MinSpread,
+			fmt.Sprintf("must not be above maxReplicas.max - minReplicas.min, %d: no HPA could comply", widest))}
+	}
+	if spread := a.MaxReplicas.Default - a.MinReplicas.Default; a.MinSpread > spread {
+		return field.ErrorList{field.Invalid(path, a.MinSpread,
+			fmt.Sprintf("must not be above maxReplicas.default - minReplicas.default, %d: the defaults would not comply", spread))}
+	}
+	return nil
 }
 
 func validateBounds(b Bounds, lowest, highest int32, path *field.Path) field.ErrorList {
@@ -157,6 +173,9 @@ func validateBounds(b Bounds, lowest, highest int32, path *field.Path) field.Err
 		if bound.value < lowest || bound.value > highest {
 			errs = append(errs, field.Invalid(path.Child(bound.name), bound.value, fmt.Sprintf("must be between %d and %d", lowest, highest)))
 		}
+	}
+	if len(errs) > 0 {
+		return errs
 	}
 	switch {
 	case b.Min > b.Max:

@@ -145,7 +145,7 @@ func scaleUp(hpa *autoscalingv2.HorizontalPodAutoscaler, a *policy.Autoscaling, 
 		return nil
 	}
 	for _, t := range kube.CPUTargets(hpa) {
-		startsAt := float64(t.Utilization) * (1 + tolerance)
+		startsAt := min(float64(t.Utilization)*(1+tolerance), math.MaxInt32)
 		var must string
 		if highest, known := highestUtilization(target, t.Container); known && startsAt >= float64(highest) {
 			must = fmt.Sprintf("must let the HPA scale up: it would start at %.0f%% CPU, the containers' limits end at %d%%", startsAt, highest)
@@ -155,7 +155,7 @@ func scaleUp(hpa *autoscalingv2.HorizontalPodAutoscaler, a *policy.Autoscaling, 
 		if must != "" {
 			return []Violation{{
 				Rule: policy.RuleScaleUp, Field: path.Child("tolerance"), Found: rules.Tolerance.String(),
-				Must: must, Remedy: "remove it, or set it to 0.1", Distance: int64(min(startsAt, math.MaxInt32)),
+				Must: must, Remedy: "remove it, or set it to 0.1", Distance: int64(startsAt),
 			}}
 		}
 	}

@@ -97,9 +97,9 @@ func story() []step {
 		{
 			title:   "A person wants 3.",
 			command: "scale deployment kong-dp-kong -n team-a --replicas=3",
-			expect:  "refused: the HPA would undo it, and the message says how to hold 3 for real",
+			expect:  "refused: the HPA would undo it, and the message says how to get there for good",
 			refused: true,
-			holds:   []string{"spec.replicas: Invalid value: 3", `the HPA "kong-dp-kong" drives it between 1 and 15, it is at 5`, "minReplicas"},
+			holds:   []string{"spec.replicas: Invalid value: 3", `the HPA "kong-dp-kong" drives it between 1 and 15, it is at 5`, `{"spec":{"maxReplicas":3}}`},
 		},
 		{
 			title:   "The team applies its manifest again, which says replicas: 1.",
