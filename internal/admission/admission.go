@@ -81,7 +81,7 @@ func (r *Reviewer) Mutate(ctx context.Context, req admission.Request) (admission
 		return response, nil
 	}
 	response.Warnings = warnings(changes)
-	response.AuditAnnotations = annotations(&decision, changes)
+	response.AuditAnnotations = map[string]string{"mutation-policy": decision.PolicyVersion(), "mutation": listed(changes)}
 	// A change of a write that is going to be refused never happens.
 	if decision.Verdict() != evaluate.Denied {
 		r.record(&req, &request, decision, changes)
@@ -177,16 +177,21 @@ func warnings(findings []evaluate.Finding) []string {
 	return texts
 }
 
-// annotations are what the API server writes into its audit log.
+// annotations are what the API server writes into its audit log. It never overwrites one: since Mutate and Validate answer
+// under the same webhook's name, their keys must differ.
 func annotations(d *evaluate.Decision, findings []evaluate.Finding) map[string]string {
 	a := map[string]string{"policy": d.PolicyVersion(), "verdict": string(d.Verdict())}
+	if len(findings) > 0 {
+		a["findings"] = listed(findings)
+	}
+	return a
+}
+
+func listed(findings []evaluate.Finding) string {
 	texts := make([]string, 0, len(findings))
 	for i := range findings {
 		f := &findings[i]
 		texts = append(texts, fmt.Sprintf("%s %s: %s %q → %q", f.Verdict, f.Rule, f.Field, f.Old, f.New))
 	}
-	if len(texts) > 0 {
-		a["findings"] = strings.Join(texts, "; ")
-	}
-	return a
+	return strings.Join(texts, "; ")
 }

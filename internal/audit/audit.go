@@ -53,8 +53,9 @@ func NewRecorder(log logr.Logger, events *Events, registerer prometheus.Register
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "kdp_decisions_total",
 			Help: "Findings of reviewed writes, dry runs excluded: kind and operation of the write, the rule, what became of it " +
-				"(verdict: allowed, audited, warned, changed, denied), the mode in force and the policy. A write that no rule had " +
-				"anything to say about counts once with rule \"none\". A write that the API server retries is reviewed again.",
+				"(verdict: allowed, audited, warned, changed, denied), the mode in force and the policy. Changes are counted when " +
+				"they are made; a write that validation then has nothing to say about counts once as allowed, with rule \"none\". " +
+				"A write that the API server retries is reviewed again.",
 		}, []string{"kind", "operation", "rule", "verdict", "mode", "policy"}),
 	}
 	return r, registerer.Register(r.decisions)

@@ -68,7 +68,9 @@ type series struct {
 	last    time.Time
 	count   int32
 	written int32
-	queued  bool
+	// queued and writing say where it is: an event that repeats while it is being written waits until it has been, so
+	// that the API hears of the counts in their order.
+	queued, writing bool
 }
 
 // Events writes Events through a bounded queue of its own. Repeats become one Event whose count grows; each Event that
@@ -136,10 +138,14 @@ func (e *Events) Record(event Event) {
 	}
 	entry.count++
 	entry.last = now
-	if !entry.queued {
-		entry.queued = true
-		e.queue <- entry
+	if !entry.queued && !entry.writing {
+		e.enqueue(entry)
 	}
+}
+
+func (e *Events) enqueue(entry *series) {
+	entry.queued = true
+	e.queue <- entry
 }
 
 // find returns the series that the event repeats, nil where it is a new one.
@@ -165,7 +171,7 @@ func (e *Events) prune(now time.Time) {
 	for s, entries := range e.remember {
 		kept := entries[:0]
 		for _, entry := range entries {
-			if entry.queued || now.Sub(entry.last) < seriesIdle {
+			if entry.queued || entry.writing || now.Sub(entry.last) < seriesIdle {
 				kept = append(kept, entry)
 			}
 		}
@@ -242,19 +248,22 @@ func (e *Events) NeedLeaderElection() bool { return false }
 // write brings the API in line with a series.
 func (e *Events) write(ctx context.Context, entry *series) {
 	e.mu.Lock()
-	entry.queued = false
+	entry.queued, entry.writing = false, true
 	now := *entry
 	e.mu.Unlock()
 
 	err := e.send(ctx, &now)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	switch {
-	case err == nil:
+	entry.writing = false
+	if err == nil {
 		entry.written = now.count
-	case entry.queued:
+	}
+	switch {
+	case entry.count > now.count:
 		// It happened again meanwhile: the next write tells of both.
-	default:
+		e.enqueue(entry)
+	case err != nil:
 		e.dropped.WithLabelValues(droppedAPI).Add(float64(now.count - now.written))
 		e.log.Error(err, "event dropped", "reason", droppedAPI, "namespace", entry.event.Regarding.Namespace,
 			"kind", entry.event.Regarding.Kind, "name", entry.event.Regarding.Name, "eventReason", entry.event.Reason,

@@ -33,10 +33,14 @@ func TestOptionsThatCannotWorkAreRefusedAllAtOnce(t *testing.T) {
 		{"names that are none", func(o *Options) { o.DNSNames = []string{"127.0.0.1", "a_b", "localhost"} }, "certificate options: " +
 			`dns name "127.0.0.1": is an IP address` + "\n" +
 			`dns name "a_b": ` + subdomain},
-		{"a leaf as long as its CA", func(o *Options) { o.CADuration = 7 * 24 * time.Hour },
-			"certificate options: leaf duration 168h0m0s: must be positive and shorter than the CA's, 168h0m0s"},
-		{"a negative duration", func(o *Options) { o.LeafDuration = -1 },
-			"certificate options: leaf duration -1ns: must be positive and shorter than the CA's, 8760h0m0s"},
+		{
+			"a leaf as long as its CA", func(o *Options) { o.CADuration = 7 * 24 * time.Hour },
+			"certificate options: leaf duration 168h0m0s: must be positive and shorter than the CA's, 168h0m0s",
+		},
+		{
+			"a negative duration", func(o *Options) { o.LeafDuration = -1 },
+			"certificate options: leaf duration -1ns: must be positive and shorter than the CA's, 8760h0m0s",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := good

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -11,6 +12,7 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -92,10 +94,13 @@ func (i *Informers) Synced() error {
 	return nil
 }
 
-// deployment is what the cache holds: what rules read, under the metadata that a cache goes by.
-type deployment struct {
-	metav1.ObjectMeta
-	stripped *kube.Deployment
+// deployment is what the cache holds: what rules read, and the metadata that a cache goes by, made when it asks.
+type deployment struct{ *kube.Deployment }
+
+// GetObjectMeta implements metav1.ObjectMetaAccessor.
+func (d deployment) GetObjectMeta() metav1.Object {
+	m := &d.Metadata
+	return &metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion}
 }
 
 func (i *Informers) stripDeployment(obj any) (any, error) {
@@ -103,10 +108,7 @@ func (i *Informers) stripDeployment(obj any) (any, error) {
 	if !ok {
 		return obj, nil
 	}
-	return &deployment{
-		ObjectMeta: metav1.ObjectMeta{Namespace: d.Namespace, Name: d.Name, ResourceVersion: d.ResourceVersion},
-		stripped:   i.strip(d),
-	}, nil
+	return deployment{i.strip(d)}, nil
 }
 
 func (i *Informers) strip(d *appsv1.Deployment) *kube.Deployment {
@@ -114,7 +116,9 @@ func (i *Informers) strip(d *appsv1.Deployment) *kube.Deployment {
 	if i.dataPlanes.Match(stripped) {
 		return stripped
 	}
-	return &kube.Deployment{Metadata: kube.Metadata{Namespace: d.Namespace, Name: d.Name, UID: d.UID}}
+	return &kube.Deployment{Metadata: kube.Metadata{
+		Namespace: stripped.Metadata.Namespace, Name: d.Name, UID: d.UID, ResourceVersion: d.ResourceVersion,
+	}}
 }
 
 func stripHPA(obj any) (any, error) {
@@ -123,6 +127,8 @@ func stripHPA(obj any) (any, error) {
 		return obj, nil
 	}
 	stripped := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: stripMeta(&h.ObjectMeta), Spec: h.Spec}
+	ref := &stripped.Spec.ScaleTargetRef
+	ref.APIVersion, ref.Kind = kube.Intern(ref.APIVersion), kube.Intern(ref.Kind)
 	stripped.Status.CurrentReplicas = h.Status.CurrentReplicas
 	stripped.Status.DesiredReplicas = h.Status.DesiredReplicas
 	if c := kube.ScalingActive(h); c.Type != "" {
@@ -147,11 +153,18 @@ func stripLimitRange(obj any) (any, error) {
 	if !ok {
 		return obj, nil
 	}
+	// A bound that nothing can be compared with is dropped: whoever may write LimitRanges could stop the process with it.
+	for i := range l.Spec.Limits {
+		item := &l.Spec.Limits[i]
+		for _, list := range []corev1.ResourceList{item.Min, item.Max, item.Default, item.DefaultRequest, item.MaxLimitRequestRatio} {
+			maps.DeleteFunc(list, func(_ corev1.ResourceName, q resource.Quantity) bool { return !kube.Reasonable(q) })
+		}
+	}
 	return &corev1.LimitRange{ObjectMeta: stripMeta(&l.ObjectMeta), Spec: l.Spec}, nil
 }
 
 func stripMeta(m *metav1.ObjectMeta) metav1.ObjectMeta {
-	return metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion}
+	return metav1.ObjectMeta{Namespace: kube.Intern(m.Namespace), Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion}
 }
 
 // NamespaceLabels implements Facts.
@@ -164,8 +177,8 @@ func (i *Informers) NamespaceLabels(namespace string) map[string]string {
 
 // Deployment implements Facts.
 func (i *Informers) Deployment(namespace, name string) *kube.Deployment {
-	if d, ok := get[*deployment](i.deployments, namespace+"/"+name); ok {
-		return d.stripped
+	if d, ok := get[deployment](i.deployments, namespace+"/"+name); ok {
+		return d.Deployment
 	}
 	return nil
 }

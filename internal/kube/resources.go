@@ -133,6 +133,9 @@ func HighestCPUUtilization(pod *PodSpec, container string) (int64, bool) {
 // totalCPU sums up, in millicores, a list of the container of that name, or of all that count.
 func totalCPU(pod *PodSpec, container, list string) (total int64, ok bool) {
 	if q, has := pod.Resources.Get(list, corev1.ResourceCPU); has && container == "" {
+		if !Reasonable(q) {
+			return 0, false
+		}
 		return q.MilliValue(), true
 	}
 	for _, c := range CountingContainers(pod) {
@@ -143,7 +146,7 @@ func totalCPU(pod *PodSpec, container, list string) (total int64, ok bool) {
 		if !has && list == Requests {
 			q, has = c.Resources.EffectiveRequest(corev1.ResourceCPU)
 		}
-		if !has {
+		if !has || !Reasonable(q) {
 			return 0, false
 		}
 		total, ok = total+q.MilliValue(), true

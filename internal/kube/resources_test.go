@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -209,5 +210,20 @@ func TestSettingResources(t *testing.T) {
 	}
 	if r.Empty() {
 		t.Error("resources with values are empty")
+	}
+}
+
+func TestUtilizationOfQuantitiesThatNothingCanBeComparedWithIsUnknown(t *testing.T) {
+	for _, pod := range []string{
+		`{"resources":{"requests":{"cpu":"1e2147483647"}},"containers":[{"name":"proxy"}]}`,
+		`{"containers":[{"name":"proxy","resources":{"requests":{"cpu":"1"},"limits":{"cpu":"1e2147483647"}}}]}`,
+	} {
+		var spec kube.PodSpec
+		if err := json.Unmarshal([]byte(pod), &spec); err != nil {
+			t.Fatal(err)
+		}
+		if got, known := kube.HighestCPUUtilization(&spec, ""); known {
+			t.Errorf("%s: got %d, want unknown", pod, got)
+		}
 	}
 }

@@ -20,9 +20,9 @@ func main() {
 	requests := flag.Int("requests", 400, "how many Deployments are created each way")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Stdout, *requests, *objects); err != nil {
-		stop()
+	err := run(ctx, os.Stdout, *requests, *objects)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -34,7 +34,7 @@ func run(ctx context.Context, out io.Writer, requests, objects int) error {
 		return err
 	}
 	fmt.Fprintf(out, "The data plane: %s, %d bytes as the API server sends it.\n\n", source, len(deployment))
-	if err := reviews(out, deployment); err != nil {
+	if err := reviews(ctx, out, deployment); err != nil {
 		return err
 	}
 	return requestsAndMemory(ctx, out, deployment, requests, objects)

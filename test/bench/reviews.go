@@ -48,7 +48,7 @@ func (emptyCluster) HPAsFor(kube.TargetKey) []*autoscalingv2.HorizontalPodAutosc
 
 // reviews compares a mutating review of the data plane with the stock way to write one: decode the typed object, change
 // it, marshal it, and let controller-runtime diff it against the original.
-func reviews(out io.Writer, object []byte) error {
+func reviews(ctx context.Context, out io.Writer, object []byte) error {
 	log.SetLogger(logr.Discard())
 	body, err := review(object)
 	if err != nil {
@@ -62,11 +62,11 @@ func reviews(out io.Writer, object []byte) error {
 	reviewer.Register(server, logr.Discard())
 	server.Register("/stock", &admission.Webhook{Handler: stock(admission.NewDecoder(runtime.NewScheme()))})
 
-	ours, err := measure(mux, webhooks.MutatePath, body)
+	ours, err := measure(ctx, mux, webhooks.MutatePath, body)
 	if err != nil {
 		return err
 	}
-	theirs, err := measure(mux, "/stock", body)
+	theirs, err := measure(ctx, mux, "/stock", body)
 	if err != nil {
 		return err
 	}
@@ -117,9 +117,9 @@ func stock(decoder admission.Decoder) admission.HandlerFunc {
 }
 
 // measure benchmarks a path of the server, having looked at its answer: it must patch.
-func measure(handler http.Handler, path string, body []byte) (testing.BenchmarkResult, error) {
+func measure(ctx context.Context, handler http.Handler, path string, body []byte) (testing.BenchmarkResult, error) {
 	post := func() *httptest.ResponseRecorder {
-		req := httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body))
+		req := httptest.NewRequestWithContext(ctx, http.MethodPost, path, bytes.NewReader(body))
 		req.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, req)

@@ -26,9 +26,9 @@ func main() {
 	keep := flag.Bool("keep", false, "leave everything running at the end")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Stdout, *keep); err != nil {
-		stop()
+	err := run(ctx, os.Stdout, *keep)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}

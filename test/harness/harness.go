@@ -120,24 +120,39 @@ func Install(ctx context.Context, c *cluster.Cluster, o Options) (*Webhook, erro
 
 // Start starts the process, the first time or after it was stopped, and waits until it is ready.
 func (w *Webhook) Start(ctx context.Context) error {
+	if err := w.Launch(); err != nil {
+		return err
+	}
+	if err := w.AwaitReady(ctx); err != nil {
+		return errors.Join(fmt.Errorf("start the webhook: %w\n%s", err, w.LogTail(30)), w.Stop())
+	}
+	return nil
+}
+
+// Launch starts the process and does not wait until it is ready.
+func (w *Webhook) Launch() error {
 	process, err := w.cluster.StartProcess(w.program)
 	if err != nil {
 		return fmt.Errorf("start the webhook: %w", err)
 	}
 	w.Process = process
-	if err := w.awaitReady(ctx); err != nil {
-		return errors.Join(fmt.Errorf("start the webhook: %w\n%s", err, w.LogTail(30)), process.Stop())
-	}
 	return nil
 }
 
-func (w *Webhook) awaitReady(ctx context.Context) error {
+// Ready returns nil once the process says that it is ready, else what it says or why it says nothing.
+func (w *Webhook) Ready(ctx context.Context) error {
+	_, err := fetch(ctx, w.probes+"/readyz")
+	return err
+}
+
+// AwaitReady waits until the process is ready.
+func (w *Webhook) AwaitReady(ctx context.Context) error {
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, readyTimeout, true, func(ctx context.Context) (bool, error) {
 		if done, err := w.Exited(); done {
 			return false, fmt.Errorf("it exited: %w", err)
 		}
-		_, last = fetch(ctx, w.probes+"/readyz")
+		last = w.Ready(ctx)
 		return last == nil, nil
 	})
 	return errors.Join(err, last)
