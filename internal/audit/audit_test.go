@@ -64,7 +64,7 @@ func TestEachFindingIsCountedAndLoggedAndEachRuleIsToldOnce(t *testing.T) {
 	r.Record(review(nil, evaluate.Finding{Rule: policy.RuleTargetMissing, Mode: policy.Warn, Verdict: evaluate.Warned, Field: "spec", Message: "early"}))
 
 	const metrics = `
-# HELP kdp_decisions_total Findings of reviewed writes, dry runs excluded: kind and operation of the write, the rule, what became of it (verdict: allowed, audited, warned, changed, denied), the mode in force and the policy. A write that no rule had anything to say about counts once with rule "none". A write that the API server retries is reviewed again.
+# HELP kdp_decisions_total Findings of reviewed writes, dry runs excluded: kind and operation of the write, the rule, what became of it (verdict: allowed, audited, warned, changed, denied), the mode in force and the policy. Changes are counted when they are made; a write that validation then has nothing to say about counts once as allowed, with rule "none". A write that the API server retries is reviewed again.
 # TYPE kdp_decisions_total counter
 kdp_decisions_total{kind="Deployment",mode="Audit",operation="UPDATE",policy="gold",rule="minReplicas",verdict="audited"} 1
 kdp_decisions_total{kind="Deployment",mode="Enforce",operation="UPDATE",policy="gold",rule="replicasOverride",verdict="denied"} 1

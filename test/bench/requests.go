@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"github.com/kdp-webhook/kdp-webhook/internal/policy"
 	"github.com/kdp-webhook/kdp-webhook/test/cluster"
 	"github.com/kdp-webhook/kdp-webhook/test/harness"
 )
@@ -71,7 +72,19 @@ func requestsAndMemory(ctx context.Context, out io.Writer, object []byte, reques
 	if err != nil {
 		return err
 	}
-	if err := b.requests(ctx, object, requests); err != nil {
+	compliant, err := withResources(object)
+	if err != nil {
+		return err
+	}
+	stop, err := b.serveNothing(ctx)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if err := b.requests(ctx, "needs", "a data plane that has its resources, so that nothing is changed", compliant, requests); err != nil {
+		return err
+	}
+	if err := b.requests(ctx, "gets", "a data plane without resources: they are injected, and an Event is written", object, requests); err != nil {
 		return err
 	}
 	return b.memory(ctx, object, objects, idle)
@@ -79,12 +92,7 @@ func requestsAndMemory(ctx context.Context, out io.Writer, object []byte, reques
 
 // requests creates the data plane in each of the namespaces in turn, so that whatever else the machine does falls on all
 // alike, and compares the medians.
-func (b *bench) requests(ctx context.Context, object []byte, n int) error {
-	stop, err := b.serveNothing(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
+func (b *bench) requests(ctx context.Context, prefix, what string, object []byte, n int) (err error) {
 	namespaces := []string{nobody, nothing, product}
 	took := map[string][]time.Duration{}
 	const warmUp = 20
@@ -101,7 +109,7 @@ func (b *bench) requests(ctx context.Context, object []byte, n int) error {
 			if err := json.Unmarshal(object, d); err != nil {
 				return fmt.Errorf("decode the data plane: %w", err)
 			}
-			d.Name = fmt.Sprintf("%s-%d", d.Name, i)
+			d.Name = fmt.Sprintf("%s-%s-%d", d.Name, prefix, i)
 			began := time.Now()
 			if _, err := b.client.AppsV1().Deployments(namespace).Create(ctx, d, metav1.CreateOptions{}); err != nil {
 				return fmt.Errorf("create a data plane in %s: %w", namespace, err)
@@ -115,7 +123,7 @@ func (b *bench) requests(ctx context.Context, object []byte, n int) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(b.out, "POST of the data plane through the API server, median of %d each, taken in turn:\n", n)
+	fmt.Fprintf(b.out, "POST of %s; median of %d each, taken in turn:\n", what, n)
 	for _, row := range []struct{ name, namespace string }{
 		{"nobody is called", nobody}, {"a webhook pair that does nothing", nothing}, {"this product", product},
 	} {
@@ -124,7 +132,7 @@ func (b *bench) requests(ctx context.Context, object []byte, n int) error {
 			float64(p50.Microseconds())/1000, ratio(p50, median(took[nobody])), ratio(p50, median(took[nothing])))
 	}
 	reviewed := callsAfter - calls
-	fmt.Fprintf(b.out, "CPU of the webhook's process per review (%d reviews, TLS, Events and log included): %.3f ms\n\n",
+	fmt.Fprintf(b.out, "CPU of the webhook's process per review (%d reviews; TLS, log, Events and caches included): %.3f ms\n\n",
 		reviewed, float64((cpuAfter-cpu).Microseconds())/1000/float64(max(reviewed, 1)))
 	return nil
 }
@@ -154,6 +162,17 @@ func (b *bench) spent(ctx context.Context) (time.Duration, int, error) {
 	return time.Duration(ticks) * 10 * time.Millisecond, mutating + validating, err
 }
 
+// withResources returns the data plane with resources of its own.
+func withResources(object []byte) ([]byte, error) {
+	d := &appsv1.Deployment{}
+	if err := json.Unmarshal(object, d); err != nil {
+		return nil, fmt.Errorf("decode the data plane: %w", err)
+	}
+	proxy := policy.Default().Resources.Proxy
+	d.Spec.Template.Spec.Containers[0].Resources = corev1.ResourceRequirements{Requests: proxy.Requests, Limits: proxy.Limits}
+	return json.Marshal(d)
+}
+
 // serveNothing registers a mutating and a validating webhook that admit everything as it is.
 func (b *bench) serveNothing(ctx context.Context) (stop func(), err error) {
 	server := httptest.NewUnstartedServer(&admission.Webhook{Handler: admission.HandlerFunc(
@@ -161,7 +180,7 @@ func (b *bench) serveNothing(ctx context.Context) (stop func(), err error) {
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	name, none, equivalent, policy := "nothing.bench.kdp-webhook.io", admissionregistrationv1.SideEffectClassNone,
+	name, none, equivalent, fail := "nothing.bench.kdp-webhook.io", admissionregistrationv1.SideEffectClassNone,
 		admissionregistrationv1.Equivalent, admissionregistrationv1.Fail
 	url := server.URL
 	clientConfig := admissionregistrationv1.WebhookClientConfig{URL: &url, CABundle: ca}
@@ -176,14 +195,14 @@ func (b *bench) serveNothing(ctx context.Context) (stop func(), err error) {
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Webhooks: []admissionregistrationv1.MutatingWebhook{{
 			Name: name, ClientConfig: clientConfig, Rules: rules, NamespaceSelector: selector, SideEffects: &none,
-			MatchPolicy: &equivalent, FailurePolicy: &policy, AdmissionReviewVersions: versions,
+			MatchPolicy: &equivalent, FailurePolicy: &fail, AdmissionReviewVersions: versions,
 		}},
 	}, metav1.CreateOptions{})
 	_, validatingErr := registration.ValidatingWebhookConfigurations().Create(ctx, &admissionregistrationv1.ValidatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
 			Name: name, ClientConfig: clientConfig, Rules: rules, NamespaceSelector: selector, SideEffects: &none,
-			MatchPolicy: &equivalent, FailurePolicy: &policy, AdmissionReviewVersions: versions,
+			MatchPolicy: &equivalent, FailurePolicy: &fail, AdmissionReviewVersions: versions,
 		}},
 	}, metav1.CreateOptions{})
 	if err := errors.Join(mutatingErr, validatingErr); err != nil {
