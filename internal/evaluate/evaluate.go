@@ -76,7 +76,7 @@ func evaluateDeployment(req Request, policies policy.Set, facts cluster.Facts) (
 	// The write that makes a Deployment a data plane answers for the HPAs that were there before it was one.
 	if mode := p.SectionMode(p.Autoscaling.Mode); mode != policy.Off && p.IsDataPlane(after) && !p.IsDataPlane(before) {
 		for _, hpa := range hpas {
-			d.addViolations(mode, validate.HPA(hpa, &p.Autoscaling, after), nil, hpa.Name)
+			d.addViolations(mode, validate.HPA(hpa, &p.Autoscaling, after), nil, nil, hpa.Name)
 		}
 	}
 	return d, nil
@@ -107,7 +107,7 @@ func evaluateHPA(req Request, policies policy.Set, facts cluster.Facts) Decision
 	if req.OldHPA != nil && kube.HPATarget(req.OldHPA) == target {
 		old = validate.HPA(req.OldHPA, &p.Autoscaling, deployment)
 	}
-	d.addViolations(mode, validate.HPA(result.After, &p.Autoscaling, deployment), old, "")
+	d.addViolations(mode, validate.HPA(result.After, &p.Autoscaling, deployment), old, req.OldHPA, "")
 	return d
 }
 
@@ -184,7 +184,7 @@ func (d *Decision) addNotes(mode policy.Mode, notes []mutate.Note) {
 
 // addViolations judges violations of an HPA: by the mode, and by what the HPA violated before the write. A violation
 // that was there and did not grow is not this write's. hpa names the HPA where it is not the object written.
-func (d *Decision) addViolations(mode policy.Mode, found, old []validate.Violation, hpa string) {
+func (d *Decision) addViolations(mode policy.Mode, found, old []validate.Violation, before *autoscalingv2.HorizontalPodAutoscaler, hpa string) {
 	for _, v := range found {
 		path, warning := v.Field.String(), fmt.Sprintf("%s %v %s; %s", v.Field, v.Found, v.Must, v.Remedy)
 		if _, omitted := v.Found.(field.OmitValueType); omitted {
@@ -198,6 +198,9 @@ func (d *Decision) addViolations(mode policy.Mode, found, old []validate.Violati
 			f.Related = "HorizontalPodAutoscaler/" + hpa
 			f.Message = fmt.Sprintf("the HPA %q targets this data plane and its %s %s: change the HPA first, %s", hpa, path, v.Must, v.Remedy)
 			warning = fmt.Sprintf("HPA %q: %s", hpa, warning)
+		}
+		if before != nil {
+			f.Old = valueText(validate.Was(before, v))
 		}
 		f.Verdict = verdictOf(mode)
 		if i := slices.IndexFunc(old, func(o validate.Violation) bool { return sameFinding(o, v) }); i >= 0 {
@@ -231,8 +234,9 @@ func verdictOf(mode policy.Mode) Verdict {
 	}
 }
 
+// valueText returns a value as text, "" for none.
 func valueText(v any) string {
-	if _, omitted := v.(field.OmitValueType); omitted {
+	if _, omitted := v.(field.OmitValueType); omitted || v == nil {
 		return ""
 	}
 	return fmt.Sprint(v)

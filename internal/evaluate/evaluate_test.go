@@ -371,3 +371,23 @@ func TestThePolicyThatHoldsIsNamed(t *testing.T) {
 		t.Errorf("without a policy %s decided", builtIn.PolicyVersion())
 	}
 }
+
+func TestARefusedChangeTellsWhatWasThereBefore(t *testing.T) {
+	dataPlane := facts{}
+	dataPlane.deployments = append(dataPlane.deployments, deployment(t, "4", proxy, ""))
+	before := hpa(t, "kong-hpa", `{minReplicas: 2, maxReplicas: 10, `+at75+`}`, "")
+	after := hpa(t, "kong-hpa", strings.ReplaceAll(`{minReplicas: 21, maxReplicas: 50, `+at75+`}`, "75", "95"), "")
+	d := decide(t, writeHPA(after, before), policies(t, ""), dataPlane)
+	var got []string
+	for _, f := range d.Findings {
+		got = append(got, fmt.Sprintf("%s %s: %s -> %s", f.Verdict, f.Field, f.Old, f.New))
+	}
+	want := []string{
+		"denied spec.minReplicas: 2 -> 21",
+		"denied spec.maxReplicas: 10 -> 50",
+		"denied spec.metrics[0].resource.target.averageUtilization: 75 -> 95",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

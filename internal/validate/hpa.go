@@ -42,7 +42,31 @@ func HPA(hpa *autoscalingv2.HorizontalPodAutoscaler, a *policy.Autoscaling, targ
 	return violations
 }
 
-var spec = field.NewPath("spec")
+// Was returns the number that the HPA, as it was before the write, holds where the violation is; nil where there is none.
+func Was(old *autoscalingv2.HorizontalPodAutoscaler, v Violation) any {
+	switch v.Rule {
+	case policy.RuleMinReplicas:
+		return kube.MinReplicas(old)
+	case policy.RuleMaxReplicas, policy.RuleMinSpread:
+		return old.Spec.MaxReplicas
+	case policy.RuleTargetCPU:
+		for _, t := range kube.CPUTargets(old) {
+			if targetField(t).String() == v.Field.String() {
+				return t.Utilization
+			}
+		}
+	}
+	return nil
+}
+
+var (
+	spec         = field.NewPath("spec")
+	scaleUpField = spec.Child("behavior", "scaleUp")
+)
+
+func targetField(t kube.CPUTarget) *field.Path {
+	return spec.Child("metrics").Index(t.Index).Child(t.Field(), "target", "averageUtilization")
+}
 
 func minReplicas(hpa *autoscalingv2.HorizontalPodAutoscaler, a *policy.Autoscaling) []Violation {
 	return bounded(policy.RuleMinReplicas, spec.Child("minReplicas"), kube.MinReplicas(hpa), a.MinReplicas,
@@ -97,7 +121,7 @@ func targetCPU(hpa *autoscalingv2.HorizontalPodAutoscaler, a *policy.Autoscaling
 		}
 		violations = append(violations, Violation{
 			Rule:  policy.RuleTargetCPU,
-			Field: spec.Child("metrics").Index(t.Index).Child(t.Field(), "target", "averageUtilization"),
+			Field: targetField(t),
 			Found: t.Utilization, Must: mustBe(a.TargetCPUUtilization), Distance: outside(t.Utilization, a.TargetCPUUtilization),
 			Remedy: "set the CPU target in autoscaling.metrics of the release's values, or in the HPA",
 		})
@@ -129,10 +153,9 @@ func scaleUp(hpa *autoscalingv2.HorizontalPodAutoscaler, a *policy.Autoscaling, 
 		return nil
 	}
 	rules := hpa.Spec.Behavior.ScaleUp
-	path := spec.Child("behavior", "scaleUp")
 	if rules.SelectPolicy != nil && *rules.SelectPolicy == autoscalingv2.DisabledPolicySelect {
 		return []Violation{{
-			Rule: policy.RuleScaleUp, Field: path.Child("selectPolicy"), Found: *rules.SelectPolicy,
+			Rule: policy.RuleScaleUp, Field: scaleUpField.Child("selectPolicy"), Found: *rules.SelectPolicy,
 			Must: "must not switch scaling up off", Remedy: "remove it, or set it to Max or Min", Distance: 1,
 		}}
 	}
@@ -154,7 +177,7 @@ func scaleUp(hpa *autoscalingv2.HorizontalPodAutoscaler, a *policy.Autoscaling, 
 		}
 		if must != "" {
 			return []Violation{{
-				Rule: policy.RuleScaleUp, Field: path.Child("tolerance"), Found: rules.Tolerance.String(),
+				Rule: policy.RuleScaleUp, Field: scaleUpField.Child("tolerance"), Found: rules.Tolerance.String(),
 				Must: must, Remedy: "remove it, or set it to 0.1", Distance: int64(startsAt),
 			}}
 		}

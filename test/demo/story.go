@@ -138,7 +138,7 @@ func story() []step {
 			title:   "What happened to the team, as it sees it.",
 			command: "get events -n team-a",
 			expect:  "what was changed, refused and kept, and nothing of the dry run",
-			holds:   []string{"PolicyApplied", "PolicyViolation", "maxReplicas 50", "kept at 5 instead of 1"},
+			holds:   []string{"PolicyApplied", "PolicyViolation", "maxReplicas 20 → 50", "kept at 5 instead of 1"},
 			lacks:   []string{"44"},
 			waits:   true,
 		},

@@ -119,7 +119,7 @@ func TestWhatWasChangedOrRefusedIsToldInEvents(t *testing.T) {
 		t.Fatal(o)
 	}
 	expect("Warning PolicyViolation maxReplicas" + by + "autoscaling/v2 HorizontalPodAutoscaler/kong (UID of the HPA, own namespace): " +
-		"alice was refused: spec.maxReplicas 21: must be between 1 and 20: set autoscaling.maxReplicas in the release's values, or maxReplicas in the HPA (the built-in policy)")
+		"alice was refused: spec.maxReplicas 10 → 21: must be between 1 and 20: set autoscaling.maxReplicas in the release's values, or maxReplicas in the HPA (the built-in policy)")
 
 	mustScaleTo(t, mustClientAs(t, hpaController), ns, "kong", 4)
 	syncHPAs(t)
