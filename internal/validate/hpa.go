@@ -49,14 +49,14 @@ func Was(old *autoscalingv2.HorizontalPodAutoscaler, v Violation) any {
 		return kube.MinReplicas(old)
 	case policy.RuleMaxReplicas, policy.RuleMinSpread:
 		return old.Spec.MaxReplicas
-	case policy.RuleTargetCPU:
+	default:
 		for _, t := range kube.CPUTargets(old) {
 			if targetField(t).String() == v.Field.String() {
 				return t.Utilization
 			}
 		}
+		return nil
 	}
-	return nil
 }
 
 var (
