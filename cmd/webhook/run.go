@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -47,7 +48,8 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return fmt.Errorf("find the cluster: %w", err)
 	}
-	client, err := newClient(cfg, 0, 0)
+	// Live reads hold up somebody's write: the API server's own fairness bounds them, no limit of the client's.
+	client, err := newClient(cfg, -1, 0)
 	if err != nil {
 		return err
 	}
@@ -65,7 +67,7 @@ func run(ctx context.Context, o *options) error {
 		return fmt.Errorf("audit: %w", err)
 	}
 	store := policy.NewStore()
-	policies, err := policy.NewWatch(client, o.namespace, store, recorder.RecordPolicy)
+	policies, err := policy.NewWatch(client, o.namespace, o.dataPlanes, store, recorder.RecordPolicy)
 	if err != nil {
 		return err
 	}
@@ -104,7 +106,7 @@ func run(ctx context.Context, o *options) error {
 	if err != nil {
 		return fmt.Errorf("manager: %w", err)
 	}
-	for _, r := range []manager.Runnable{server, facts, policies, serving, events} {
+	for _, r := range []manager.Runnable{server, facts, policies, serving} {
 		if err := mgr.Add(r); err != nil {
 			return fmt.Errorf("manager: %w", err)
 		}
@@ -122,13 +124,20 @@ func run(ctx context.Context, o *options) error {
 			return fmt.Errorf("readyz: %w", err)
 		}
 	}
-	if err := mgr.Start(ctx); err != nil {
+	// Events are written until the last review has been answered, which is when the manager has stopped.
+	writing, stopWriting := context.WithCancel(context.WithoutCancel(ctx))
+	var written sync.WaitGroup
+	written.Go(func() { events.Run(writing) })
+	err = mgr.Start(ctx)
+	stopWriting()
+	written.Wait()
+	if err != nil {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
 }
 
-// newClient returns a client that speaks protobuf; qps and burst 0 are client-go's defaults.
+// newClient returns a client that speaks protobuf; qps -1 is without a limit.
 func newClient(cfg *rest.Config, qps float32, burst int) (kubernetes.Interface, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.ContentType = runtime.ContentTypeProtobuf

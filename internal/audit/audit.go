@@ -106,8 +106,15 @@ func eventsOf(review Review) []Event {
 		e := Event{Regarding: review.Regarding, Related: review.Related, Action: string(g.rule), User: review.User}
 		var notes []string
 		for i := range review.Findings {
-			if f := &review.Findings[i]; f.Rule == g.rule && f.Verdict == g.verdict {
-				notes = append(notes, note(f))
+			f := &review.Findings[i]
+			if f.Rule != g.rule || f.Verdict != g.verdict {
+				continue
+			}
+			notes = append(notes, note(f))
+			if e.Related.Kind == "" && f.HPA != "" {
+				e.Related = corev1.ObjectReference{
+					APIVersion: "autoscaling/v2", Kind: "HorizontalPodAutoscaler", Namespace: review.Namespace, Name: f.HPA,
+				}
 			}
 		}
 		switch g.verdict {
@@ -166,6 +173,10 @@ func (r *Recorder) RecordPolicy(news policy.News) {
 		log.Error(news.Errors.ToAggregate(), "policy is invalid and not used", "inForce", inForce)
 		e.Type, e.Reason = corev1.EventTypeWarning, ReasonPolicyInvalid
 		e.Note = cutNote("Not used, " + inForce + ": " + news.Errors.ToAggregate().Error())
+	case len(news.Warnings) > 0:
+		log.Info("policy loaded, but not all of it works", "warnings", news.Warnings)
+		e.Type, e.Reason = corev1.EventTypeWarning, ReasonPolicyWarning
+		e.Note = cutNote("In force, resourceVersion " + cm.ResourceVersion + ", but " + strings.Join(news.Warnings, "; "))
 	default:
 		log.Info("policy loaded")
 		e.Type, e.Reason, e.Note = corev1.EventTypeNormal, ReasonPolicyLoaded, "In force, resourceVersion "+cm.ResourceVersion

@@ -26,8 +26,8 @@ const (
 	reportingController = "kdp-webhook.io/kdp-webhook"
 	// maxNote is the longest note that the API takes, in bytes.
 	maxNote = 1024
-	// maxSeries is how many different Events are remembered so that repeats of them are counted; what does not fit is
-	// dropped.
+	// maxSeries is how many different Events are remembered so that repeats of them are counted. Those that have been
+	// written make room for new ones; when as many wait to be written, what comes on top is dropped.
 	maxSeries = 10_000
 	// maxNotes is how many notes of one object, rule and user are told apart; what comes on top counts as a repeat of
 	// the latest.
@@ -95,7 +95,7 @@ const (
 	droppedAPI       = "api_error"
 )
 
-// NewEvents prepares the queue; Start works it off. instance is the name of this process's Pod or host.
+// NewEvents prepares the queue; Run works it off. instance is the name of this process's Pod or host.
 func NewEvents(client eventsclient.EventsV1Interface, instance string, c clock.PassiveClock, log logr.Logger, registerer prometheus.Registerer) (*Events, error) {
 	e := &Events{
 		client: client, clock: c, log: log, instance: instance,
@@ -162,16 +162,25 @@ func (e *Events) find(s subject, note string) *series {
 	return nil
 }
 
-// prune forgets series that have been quiet, at most once a second: it walks through all of them.
+// prune makes room: it forgets the series that have been written and quiet for seriesIdle, or else all that have been
+// written. It walks through all of them, so that it does so at most once a second where that does not help.
 func (e *Events) prune(now time.Time) {
 	if now.Sub(e.pruned) < time.Second {
 		return
 	}
-	e.pruned = now
+	if e.forgetQuiet(now, seriesIdle); e.size >= maxSeries {
+		e.forgetQuiet(now, 0)
+	}
+	if e.size >= maxSeries {
+		e.pruned = now
+	}
+}
+
+func (e *Events) forgetQuiet(now time.Time, idle time.Duration) {
 	for s, entries := range e.remember {
 		kept := entries[:0]
 		for _, entry := range entries {
-			if entry.queued || entry.writing || now.Sub(entry.last) < seriesIdle {
+			if entry.queued || entry.writing || now.Sub(entry.last) < idle {
 				kept = append(kept, entry)
 			}
 		}
@@ -204,8 +213,8 @@ func (e *Events) drop(reason string, event Event, err error) {
 		"name", event.Regarding.Name, "eventReason", event.Reason, "note", event.Note)
 }
 
-// Start writes Events until ctx ends, then what is queued still, for drain at the most.
-func (e *Events) Start(ctx context.Context) error {
+// Run writes Events until ctx ends, then what is queued still, for drain at the most.
+func (e *Events) Run(ctx context.Context) {
 	// A write that has begun is not cut off by the end of the process; it has the drain's time like the rest.
 	writing, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -228,7 +237,6 @@ func (e *Events) Start(ctx context.Context) error {
 	stop := time.AfterFunc(drain, cancel)
 	defer stop.Stop()
 	group.Wait()
-	return nil
 }
 
 func (e *Events) drain(ctx context.Context) {
@@ -241,9 +249,6 @@ func (e *Events) drain(ctx context.Context) {
 		}
 	}
 }
-
-// NeedLeaderElection is false: every replica tells what it decided.
-func (e *Events) NeedLeaderElection() bool { return false }
 
 // write brings the API in line with a series.
 func (e *Events) write(ctx context.Context, entry *series) {

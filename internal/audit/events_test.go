@@ -52,13 +52,11 @@ func newFixture(t *testing.T) *fixture {
 func (f *fixture) run(t *testing.T) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- f.Start(ctx) }()
+	var done sync.WaitGroup
+	done.Go(func() { f.Run(ctx) })
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
+		done.Wait()
 	})
 	t.Cleanup(stop)
 	return stop
@@ -256,7 +254,7 @@ func TestWhatTheQueueCannotHoldIsDroppedAndCounted(t *testing.T) {
 	f.expectDropped(t, 7, 0)
 }
 
-func TestSeriesThatHaveBeenQuietMakeRoom(t *testing.T) {
+func TestSeriesThatHaveBeenWrittenMakeRoom(t *testing.T) {
 	f := newFixture(t)
 	f.client.PrependReactor("create", "events", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, nil // the fake API is slow at keeping so many
@@ -268,13 +266,31 @@ func TestSeriesThatHaveBeenQuietMakeRoom(t *testing.T) {
 		f.Record(e)
 	}
 	stop()
-	f.Record(refusal("too many"))
-	f.expectDropped(t, 1, 0)
-	f.clock.SetTime(beginning.Add(seriesIdle))
-	f.Record(refusal("room again"))
-	f.expectDropped(t, 1, 0)
+	f.Record(refusal("one more"))
+	f.expectDropped(t, 0, 0)
 	if f.size != 1 {
 		t.Errorf("%d series remembered", f.size)
+	}
+}
+
+func TestSeriesThatAreStillGoingOnAreRememberedLongest(t *testing.T) {
+	f := newFixture(t)
+	f.client.PrependReactor("*", "events", func(clienttesting.Action) (bool, runtime.Object, error) { return true, nil, nil })
+	stop := f.run(t)
+	for i := range maxSeries {
+		e := refusal("no")
+		e.Regarding.Name = fmt.Sprintf("kong-%d", i)
+		f.Record(e)
+	}
+	f.clock.SetTime(beginning.Add(seriesIdle))
+	again := refusal("no")
+	again.Regarding.Name = "kong-7"
+	f.Record(again)
+	stop()
+	f.Record(refusal("one more"))
+	f.expectDropped(t, 0, 0)
+	if f.size != 2 {
+		t.Errorf("%d series remembered, want the one that went on and the new one", f.size)
 	}
 }
 
@@ -358,9 +374,7 @@ func TestWhatIsQueuedAtTheEndIsWritten(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := f.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
+	f.Run(ctx)
 	if n := len(f.stored(t)); n != 500 {
 		t.Errorf("%d events of 500", n)
 	}

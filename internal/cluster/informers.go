@@ -129,7 +129,6 @@ func stripHPA(obj any) (any, error) {
 	stripped := &autoscalingv2.HorizontalPodAutoscaler{ObjectMeta: stripMeta(&h.ObjectMeta), Spec: h.Spec}
 	ref := &stripped.Spec.ScaleTargetRef
 	ref.APIVersion, ref.Kind = kube.Intern(ref.APIVersion), kube.Intern(ref.Kind)
-	stripped.Status.CurrentReplicas = h.Status.CurrentReplicas
 	stripped.Status.DesiredReplicas = h.Status.DesiredReplicas
 	if c := kube.ScalingActive(h); c.Type != "" {
 		c.Message = ""

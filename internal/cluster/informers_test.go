@@ -23,9 +23,8 @@ import (
 )
 
 // byRole takes Deployments with KONG_ROLE=data_plane for data planes.
-type byRole struct{ labels bool }
+type byRole struct{}
 
-func (b byRole) ReadsLabels() bool       { return b.labels }
 func (byRole) ReadsEnv(name string) bool { return name == "KONG_ROLE" }
 func (byRole) Match(d *kube.Deployment) bool {
 	return slices.ContainsFunc(kube.AllContainers(d.Pod()), func(c kube.ContainerRef) bool {
@@ -110,7 +109,7 @@ func TestADataPlaneIsKeptAsRulesReadIt(t *testing.T) {
 	replicas := int32(3)
 	want := &kube.Deployment{Metadata: kube.Metadata{
 		Namespace: "team", Name: "kong", UID: "uid-of-it", ResourceVersion: "7",
-		Annotations: map[string]string{"kdp-webhook.io/injected": "{}"},
+		Labels: map[string]string{"tier": "gold"}, Annotations: map[string]string{"kdp-webhook.io/injected": "{}"},
 	}}
 	want.Spec.Replicas = &replicas
 	want.Spec.Template.Spec.Containers = []kube.Container{{
@@ -137,7 +136,7 @@ func TestOfOtherDeploymentsOnlyTheNameIsKept(t *testing.T) {
 
 func TestLabelsAreKeptOnlyWhereTheyAreLookedAt(t *testing.T) {
 	client := fake.NewClientset(deploymentOf("kong", "data_plane"))
-	i, err := NewInformers(client, byRole{labels: true})
+	i, err := NewInformers(client, byRole{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +183,7 @@ func TestHPAsAreFoundByTargetWhateverItsVersion(t *testing.T) {
 func TestAnHPAIsKeptAsRulesReadIt(t *testing.T) {
 	i, _ := start(t, hpaOf("kong", "apps/v1", "Deployment", "kong"))
 	want := hpaOf("kong", "apps/v1", "Deployment", "kong")
-	want.Labels, want.Annotations, want.ManagedFields, want.Status.CurrentMetrics = nil, nil, nil, nil
+	want.Labels, want.Annotations, want.ManagedFields, want.Status.CurrentMetrics, want.Status.CurrentReplicas = nil, nil, nil, nil, 0
 	want.Status.Conditions = want.Status.Conditions[1:]
 	want.Status.Conditions[0].Message = ""
 	if diff := cmp.Diff([]*autoscalingv2.HorizontalPodAutoscaler{want}, i.HPAsFor(kube.DeploymentKey("team", "kong"))); diff != "" {

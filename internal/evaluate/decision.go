@@ -44,8 +44,8 @@ type Finding struct {
 	// Warning is the short form that clients show, empty where there is nothing to tell the user; at most 120
 	// characters as far as names allow.
 	Warning string
-	// Related names the other object that the finding is about, as Kind/name; empty where there is none.
-	Related string
+	// HPA that the finding is about where that is not the object written; empty where there is none.
+	HPA string
 
 	found any
 }

@@ -76,6 +76,8 @@ func evaluateDeployment(req Request, policies policy.Set, facts cluster.Facts) (
 	// The write that makes a Deployment a data plane answers for the HPAs that were there before it was one.
 	if mode := p.SectionMode(p.Autoscaling.Mode); mode != policy.Off && p.IsDataPlane(after) && !p.IsDataPlane(before) {
 		for _, hpa := range hpas {
+			// As its own write would have been judged: what it leaves out is filled.
+			hpa = mutate.HPA(hpa, &p.Autoscaling).After
 			d.addViolations(mode, validate.HPA(hpa, &p.Autoscaling, after), nil, nil, hpa.Name)
 		}
 	}
@@ -103,6 +105,9 @@ func evaluateHPA(req Request, policies policy.Set, facts cluster.Facts) Decision
 	}
 	result := mutate.HPA(req.HPA, &p.Autoscaling)
 	d.addChanges(mode, result.Changes, result.Patch)
+	if req.OldHPA != nil {
+		d.warnOfReplaced()
+	}
 	var old []validate.Violation
 	if req.OldHPA != nil && kube.HPATarget(req.OldHPA) == target {
 		old = validate.HPA(req.OldHPA, &p.Autoscaling, deployment)
@@ -169,6 +174,16 @@ func (d *Decision) addChanges(mode policy.Mode, changes []mutate.Change, patch m
 	}
 }
 
+// warnOfReplaced tells whoever updates an HPA that a value which may have been asked for was replaced: nothing else would
+// show that the write did not do what it says. A create leaves such values out more often than not.
+func (d *Decision) warnOfReplaced() {
+	for i := range d.Findings {
+		if f := &d.Findings[i]; f.Verdict == Changed && f.Old != "" {
+			f.Warning = short(fmt.Sprintf("%s: %s counts as left out, %s is set instead (%s)", f.Field, f.Old, f.New, d.Policy))
+		}
+	}
+}
+
 // addNotes reports what could not be changed.
 func (d *Decision) addNotes(mode policy.Mode, notes []mutate.Note) {
 	for _, n := range notes {
@@ -195,7 +210,7 @@ func (d *Decision) addViolations(mode policy.Mode, found, old []validate.Violati
 		}
 		if hpa != "" {
 			f.Field = field.NewPath("horizontalPodAutoscaler").Key(hpa).String() + "." + path
-			f.Related = "HorizontalPodAutoscaler/" + hpa
+			f.HPA = hpa
 			f.Message = fmt.Sprintf("the HPA %q targets this data plane and its %s %s: change the HPA first, %s", hpa, path, v.Must, v.Remedy)
 			warning = fmt.Sprintf("HPA %q: %s", hpa, warning)
 		}
@@ -219,7 +234,7 @@ func (d *Decision) addViolations(mode policy.Mode, found, old []validate.Violati
 
 // sameFinding tells whether two violations are the same one before and after a write.
 func sameFinding(a, b validate.Violation) bool {
-	return a.Rule == b.Rule && a.Field.String() == b.Field.String()
+	return a.Rule == b.Rule && a.Subject == b.Subject
 }
 
 // verdictOf returns what a mode makes of a violation.

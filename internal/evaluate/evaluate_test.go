@@ -391,3 +391,30 @@ func TestARefusedChangeTellsWhatWasThereBefore(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestAViolationIsTheSameWhereverItsMetricStands(t *testing.T) {
+	const memory = `{type: Resource, resource: {name: memory, target: {type: Utilization, averageUtilization: 70}}}`
+	cpu := func(target string) string {
+		return `{type: Resource, resource: {name: cpu, target: {type: Utilization, averageUtilization: ` + target + `}}}`
+	}
+	spec := func(metrics string) string { return `{minReplicas: 2, maxReplicas: 10, metrics: [` + metrics + `]}` }
+	dataPlane := facts{}
+	dataPlane.deployments = append(dataPlane.deployments, deployment(t, "4", proxy, ""))
+	before := hpa(t, "kong-hpa", spec(cpu("95")), "")
+	for target, want := range map[string]evaluate.Verdict{"95": evaluate.Warned, "92": evaluate.Warned, "96": evaluate.Denied} {
+		d := decide(t, writeHPA(hpa(t, "kong-hpa", spec(memory+", "+cpu(target)), ""), before), policies(t, ""), dataPlane)
+		if got := d.Verdict(); got != want {
+			t.Errorf("target %s: %s, want %s", target, got, want)
+		}
+	}
+}
+
+func TestAnHPAThatCameBeforeItsDataPlaneIsJudgedAsItsOwnWriteWouldBe(t *testing.T) {
+	f := facts{}
+	f.hpas = append(f.hpas, hpa(t, "kong-hpa", `{minReplicas: 1, maxReplicas: 10, `+at80+`}`, ""))
+	set := policies(t, "autoscaling: {minReplicas: {min: 2}, targetCPUUtilization: {max: 75}}\n")
+	d := decide(t, writeDeployment(deployment(t, "1", proxy, ""), nil), set, f)
+	if got := d.With(evaluate.Denied); len(got) > 0 {
+		t.Errorf("what the HPA left out is held against the Deployment: %+v", got)
+	}
+}

@@ -184,8 +184,8 @@ func lines(t *testing.T, d evaluate.Decision) string {
 		if f.Warning != "" {
 			b.WriteString("  warning: " + f.Warning + "\n")
 		}
-		if f.Related != "" {
-			b.WriteString("  related: " + f.Related + "\n")
+		if f.HPA != "" {
+			b.WriteString("  hpa: " + f.HPA + "\n")
 		}
 	}
 	for _, op := range d.Patch {

@@ -69,12 +69,12 @@ func guard(w replicasWrite, p *policy.Policy) *ruling {
 	if w.scale && slices.Contains(p.Replicas.Autoscalers, w.user) {
 		return nil
 	}
-	if slices.ContainsFunc(w.hpas, w.isFreeFor) || w.live == 0 || w.wanted == 0 && p.Replicas.AllowScaleToZero {
-		return nil
-	}
 	r := &ruling{rule: policy.RuleOverride, action: p.Replicas.OnOverride, write: w, hpa: w.hpas[0]}
 	if !w.scale && (w.wanted == 1 || w.reassertsLastApplied) {
 		r.rule, r.action = policy.RuleReset, p.Replicas.OnReset
+	}
+	if slices.ContainsFunc(w.hpas, r.isFreeFor) || w.live == 0 || w.wanted == 0 && p.Replicas.AllowScaleToZero {
+		return nil
 	}
 	// A reset is preserved even so: that loses nothing, while an override that is preserved is refused in all but name.
 	if r.rule == policy.RuleReset && r.action == policy.Preserve {
@@ -93,20 +93,24 @@ func guard(w replicasWrite, p *policy.Policy) *ruling {
 }
 
 // isFreeFor tells whether the HPA itself would not object: the write does what the HPA wants, or brings the replicas
-// from outside its range to inside.
-func (w replicasWrite) isFreeFor(hpa *autoscalingv2.HorizontalPodAutoscaler) bool {
+// from outside its range to inside. A reset that can be preserved is not let through on that account: from above the
+// range it would lose more pods than the HPA does.
+func (r *ruling) isFreeFor(hpa *autoscalingv2.HorizontalPodAutoscaler) bool {
+	w := r.write
 	inRange := policy.Bounds{Min: kube.MinReplicas(hpa), Max: hpa.Spec.MaxReplicas}
 	if !inRange.Contains(w.wanted) {
 		return false
 	}
 	desired := hpa.Status.DesiredReplicas
 	asDesired := desired > 0 && w.wanted == desired && kube.ScalingActive(hpa).Status == corev1.ConditionTrue
-	return asDesired || !inRange.Contains(w.live)
+	lossy := r.rule == policy.RuleReset && r.action == policy.Preserve && w.wanted < w.live
+	return asDesired || !inRange.Contains(w.live) && !lossy
 }
 
 // isControlPlaneIdentity tells whether the user is a component of the control plane, which an autoscaler may be too.
+// system:admin is none: that is who people are who administer some distributions' clusters.
 func isControlPlaneIdentity(user string) bool {
-	return strings.HasPrefix(user, "system:") && !strings.HasPrefix(user, "system:serviceaccount:")
+	return strings.HasPrefix(user, "system:") && !strings.HasPrefix(user, "system:serviceaccount:") && user != "system:admin"
 }
 
 // addRuling takes over what the guard said; nil is nothing.
@@ -117,7 +121,7 @@ func (d *Decision) addRuling(mode policy.Mode, r *ruling) {
 	w := r.write
 	f := Finding{
 		Rule: r.rule, Mode: mode, Field: "spec.replicas", Old: itoa(w.live), New: itoa(w.wanted),
-		Related: "HorizontalPodAutoscaler/" + r.hpa.Name, found: w.wanted,
+		HPA: r.hpa.Name, found: w.wanted,
 	}
 	drives := fmt.Sprintf("the HPA %q drives it between %d and %d, it is at %d", r.hpa.Name, kube.MinReplicas(r.hpa), r.hpa.Spec.MaxReplicas, w.live)
 	f.Message = drives + ": " + r.remedy()
@@ -154,7 +158,8 @@ func (r *ruling) remedy() string {
 	if r.write.origin() == kube.Defaulted {
 		return "the manifest leaves replicas out, which defaults to 1: set autoscaling.enabled=true in the release's values, or carry the live replicas over"
 	}
-	return "set autoscaling.enabled=true in the release's values or remove replicaCount from them (spec.replicas from a manifest)"
+	return "set autoscaling.enabled=true in the release's values or remove replicaCount from them (spec.replicas from a manifest); " +
+		"to end autoscaling, delete the HPA first"
 }
 
 // scaleRemedy names the command by which the HPA itself gives what the write wanted.

@@ -22,7 +22,7 @@ var hpaStates = []struct{ name, status string }{
 
 var actors = []string{
 	"alice", "system:serviceaccount:kube-system:horizontal-pod-autoscaler", "system:kube-controller-manager",
-	"system:serviceaccount:keda:keda-operator", "system:admin",
+	"system:serviceaccount:keda:keda-operator", "system:kube-scheduler", "system:admin",
 }
 
 var moves = []struct{ live, wanted int32 }{{4, 4}, {4, 3}, {4, 5}, {4, 1}, {4, 0}, {0, 3}, {30, 9}, {4, 30}, {30, 40}}
@@ -88,7 +88,7 @@ func TestTheGuardsChoices(t *testing.T) {
 		{"a scale to zero", "scale", "alice", hpaStates[1].status, 4, 0},
 		{"a scale where the HPA cannot", "scale", "alice", hpaStates[4].status, 4, 3},
 		{"a reset where the HPA cannot", "Deployment", "alice", hpaStates[4].status, 4, 1},
-		{"a scale by an unlisted identity", "scale", "system:admin", hpaStates[1].status, 4, 3},
+		{"a scale by an unlisted identity", "scale", "system:kube-scheduler", hpaStates[1].status, 4, 3},
 	}
 	var b strings.Builder
 	for _, w := range writes {
@@ -175,6 +175,29 @@ func TestWhatTheGuardSays(t *testing.T) {
 		fmt.Fprintf(&b, "# %s\n%s\n", name, lines(t, decide(t, tt.req, policies(t, tt.policy), tt.facts)))
 	}
 	golden(t, "guard-messages.txt", b.String())
+}
+
+func TestAResetFromAboveTheRangeLosesNoPods(t *testing.T) {
+	tests := map[string]struct {
+		policy       string
+		live, wanted int32
+		want         string
+	}{
+		"preserved: the HPA brings it into the range":           {live: 8, wanted: 1, want: "changed replicasReset, add /spec/replicas 8"},
+		"not to be preserved: a move into the range is free":    {policy: "replicas: {onReset: Reject}\n", live: 8, wanted: 1, want: "free"},
+		"to another number in the range: no reset, and free":    {live: 8, wanted: 3, want: "free"},
+		"from a pause: whoever sets replicas ends it, and free": {live: 0, wanted: 1, want: "free"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			req, f := replicasWrite(t, "Deployment", "helm", tt.live, tt.wanted)
+			f.deployments = append(f.deployments, deployment(t, strconv.Itoa(int(tt.live)), proxy, ""))
+			f.hpas = append(f.hpas, hpa(t, "kong-hpa", `{minReplicas: 1, maxReplicas: 5, `+at75+`}`, ""))
+			if got := outcome(decide(t, req, policies(t, tt.policy), f)); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
 }
 
 func TestLiveIsWhatTheRequestSaysNotTheCache(t *testing.T) {

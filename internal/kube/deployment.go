@@ -12,7 +12,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -41,14 +40,12 @@ type Deployment struct {
 
 // Metadata holds what rules read of an object's metadata.
 type Metadata struct {
-	Name              string            `json:"name"`
-	GenerateName      string            `json:"generateName,omitempty"`
-	Namespace         string            `json:"namespace"`
-	UID               types.UID         `json:"uid"`
-	ResourceVersion   string            `json:"resourceVersion"`
-	Labels            map[string]string `json:"labels"`
-	Annotations       map[string]string `json:"annotations"`
-	DeletionTimestamp *metav1.Time      `json:"deletionTimestamp"`
+	Name            string            `json:"name"`
+	Namespace       string            `json:"namespace"`
+	UID             types.UID         `json:"uid"`
+	ResourceVersion string            `json:"resourceVersion"`
+	Labels          map[string]string `json:"labels"`
+	Annotations     map[string]string `json:"annotations"`
 }
 
 // PodSpec holds what rules read of a pod template's spec.
@@ -111,10 +108,8 @@ func checkProportions(pod *PodSpec) error {
 	return nil
 }
 
-// Keep says what FromDeployment keeps beyond what every rule reads.
+// Keep says what FromDeployment keeps of the environment.
 type Keep interface {
-	// ReadsLabels tells whether the Deployment's labels are looked at.
-	ReadsLabels() bool
 	// ReadsEnv tells whether the environment variable of that name is looked at.
 	ReadsEnv(name string) bool
 }
@@ -123,12 +118,8 @@ type Keep interface {
 // be held against one that was decoded from JSON.
 func FromDeployment(in *appsv1.Deployment, keep Keep) *Deployment {
 	out := &Deployment{Metadata: Metadata{
-		Name: in.Name, Namespace: Intern(in.Namespace), UID: in.UID, ResourceVersion: in.ResourceVersion,
-		DeletionTimestamp: in.DeletionTimestamp,
+		Name: in.Name, Namespace: Intern(in.Namespace), UID: in.UID, ResourceVersion: in.ResourceVersion, Labels: internAll(in.Labels),
 	}}
-	if keep.ReadsLabels() {
-		out.Metadata.Labels = in.Labels
-	}
 	for k, v := range in.Annotations {
 		if strings.HasPrefix(k, AnnotationPrefix) {
 			if out.Metadata.Annotations == nil {
@@ -176,6 +167,17 @@ func fromContainers(in []corev1.Container, keep Keep) []Container {
 
 // Intern returns a string equal to s that all callers share: objects in a cache repeat the same few names.
 func Intern(s string) string { return unique.Make(s).Value() }
+
+func internAll(in map[string]string) map[string]string {
+	if len(in) == 0 {
+		return nil
+	}
+	out := make(map[string]string, len(in))
+	for k, v := range in {
+		out[Intern(k)] = Intern(v)
+	}
+	return out
+}
 
 // Replicas returns spec.replicas, 1 where it was left out, as the API server defaults it.
 func (d *Deployment) Replicas() int32 {

@@ -4,13 +4,11 @@ import (
 	"encoding/json"
 	"slices"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/kdp-webhook/kdp-webhook/internal/kube"
@@ -44,20 +42,13 @@ spec:
           resources: {requests: {cpu: 300m, memory: 300Mi}, limits: {memory: 800Mi}}
 `
 
-// keep keeps labels or not, and the variables named.
-type keep struct {
-	labels bool
-	env    []string
-}
+// keep keeps the variables named.
+type keep struct{ env []string }
 
-func (k keep) ReadsLabels() bool         { return k.labels }
 func (k keep) ReadsEnv(name string) bool { return slices.Contains(k.env, name) }
 
 func TestADeploymentIsStrippedToWhatPoliciesRead(t *testing.T) {
 	stripped := kube.FromDeployment(typed(t, kong), keep{})
-	if stripped.Metadata.Labels != nil {
-		t.Errorf("labels that nobody reads are kept: %v", stripped.Metadata.Labels)
-	}
 	for _, c := range kube.AllContainers(stripped.Pod()) {
 		if c.Env != nil {
 			t.Errorf("container %s: variables that nobody reads are kept: %v", c.Name, c.Env)
@@ -69,7 +60,7 @@ func TestADeploymentIsStrippedToWhatPoliciesRead(t *testing.T) {
 }
 
 func TestATypedAndADecodedDeploymentAreTheSameInWhatIsKept(t *testing.T) {
-	stripped := kube.FromDeployment(typed(t, kong), keep{labels: true, env: []string{"KONG_ROLE"}})
+	stripped := kube.FromDeployment(typed(t, kong), keep{env: []string{"KONG_ROLE"}})
 
 	want := decode(t, kong)
 	// What the cache leaves out: annotations of others, and variables that no policy reads.
@@ -86,14 +77,11 @@ func TestATypedAndADecodedDeploymentAreTheSameInWhatIsKept(t *testing.T) {
 	if diff := cmp.Diff(want, stripped, quantities, cmpopts.IgnoreUnexported(kube.Deployment{})); diff != "" {
 		t.Errorf("(-decoded +stripped):\n%s", diff)
 	}
-	if want.Metadata.DeletionTimestamp == nil || !want.Metadata.DeletionTimestamp.Equal(&metav1.Time{Time: time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)}) {
-		t.Errorf("deletionTimestamp = %v", want.Metadata.DeletionTimestamp)
-	}
 }
 
 func TestAnEmptyDeploymentIsDecodedAndStrippedAlike(t *testing.T) {
 	const empty = `{metadata: {name: a}, spec: {template: {spec: {containers: [{name: a}]}}}}`
-	stripped := kube.FromDeployment(typed(t, empty), keep{labels: true})
+	stripped := kube.FromDeployment(typed(t, empty), keep{})
 	if diff := cmp.Diff(decode(t, empty), stripped, cmpopts.IgnoreUnexported(kube.Deployment{})); diff != "" {
 		t.Errorf("(-decoded +stripped):\n%s", diff)
 	}

@@ -21,13 +21,8 @@ const (
 	Defaulted Origin = "defaulted"
 )
 
-// Paths that OriginOf is asked about.
-var (
-	// ReplicasPath is a Deployment's spec.replicas.
-	ReplicasPath = fieldpath.MakePathOrDie("spec", "replicas")
-	// MetricsPath is an HPA's spec.metrics.
-	MetricsPath = fieldpath.MakePathOrDie("spec", "metrics")
-)
+// ReplicasPath is a Deployment's spec.replicas.
+var ReplicasPath = fieldpath.MakePathOrDie("spec", "replicas")
 
 // clientSideApply is the field manager of `kubectl apply`; it leaves what it was given in LastAppliedAnnotation.
 const clientSideApply = "kubectl-client-side-apply"

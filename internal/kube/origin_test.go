@@ -9,6 +9,9 @@ import (
 	"github.com/kdp-webhook/kdp-webhook/internal/kube"
 )
 
+// metricsPath is an HPA's spec.metrics.
+var metricsPath = fieldpath.MakePathOrDie("spec", "metrics")
+
 func TestOriginOf(t *testing.T) {
 	const (
 		applyWith = `
@@ -97,12 +100,12 @@ spec: {maxReplicas: 1}`
 		"client-side apply with the field":                                           {object: lastAppliedWith, manager: "kubectl-client-side-apply", path: kube.ReplicasPath, want: kube.Explicit},
 		"client-side apply without the field":                                        {object: lastAppliedWithout, manager: "kubectl-client-side-apply", path: kube.ReplicasPath, want: kube.Defaulted},
 		"client-side apply with the field null":                                      {object: lastAppliedNull, manager: "kubectl-client-side-apply", path: kube.ReplicasPath, want: kube.Defaulted},
-		"client-side apply of an HPA with an empty list":                             {object: lastAppliedMetrics, manager: "kubectl-client-side-apply", path: kube.MetricsPath, want: kube.Explicit},
+		"client-side apply of an HPA with an empty list":                             {object: lastAppliedMetrics, manager: "kubectl-client-side-apply", path: metricsPath, want: kube.Explicit},
 		"client-side apply whose manifest was not kept":                              {object: update, manager: "kubectl-client-side-apply", path: kube.ReplicasPath, want: kube.Unknown},
 		"client-side apply whose manifest cannot be read":                            {object: lastAppliedGarbled, manager: "kubectl-client-side-apply", path: kube.ReplicasPath, want: kube.Unknown},
 		"an edit of what client-side apply wrote":                                    {object: lastAppliedWith, manager: "kubectl-edit", path: kube.ReplicasPath, want: kube.Unknown},
-		"server-side apply of an HPA with metrics":                                   {object: applyMetrics, manager: "helm", path: kube.MetricsPath, want: kube.Explicit},
-		"server-side apply of an autoscaling/v1 HPA says nothing about v2's metrics": {object: applyScalarMetrics, manager: "helm", path: kube.MetricsPath, want: kube.Unknown},
+		"server-side apply of an HPA with metrics":                                   {object: applyMetrics, manager: "helm", path: metricsPath, want: kube.Explicit},
+		"server-side apply of an autoscaling/v1 HPA says nothing about v2's metrics": {object: applyScalarMetrics, manager: "helm", path: metricsPath, want: kube.Unknown},
 		"an object that is no JSON":                                                  {object: "", manager: "helm", path: kube.ReplicasPath, want: kube.Unknown},
 	}
 	for name, tt := range tests {

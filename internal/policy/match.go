@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -60,11 +59,6 @@ func globPattern(glob string) *regexp.Regexp {
 
 // ReadsEnv tells whether an entry looks at the environment variable of that name.
 func (d *DataPlanes) ReadsEnv(name string) bool { return d.envs[name] }
-
-// ReadsLabels tells whether an entry looks at a Deployment's labels.
-func (d *DataPlanes) ReadsLabels() bool {
-	return slices.ContainsFunc(d.entries, func(m dataPlaneMatcher) bool { return m.labels != nil })
-}
 
 // Match tells whether the Deployment is a data plane by what it says itself; nil is none.
 func (d *DataPlanes) Match(dep *kube.Deployment) bool {

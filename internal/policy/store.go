@@ -176,6 +176,19 @@ func (s *Store) Current(name string) (Ref, bool) {
 	return p.Ref, true
 }
 
+// unseen tells which environment variables a policy recognizes data planes by that the process does not keep: with them
+// alone, Deployments are judged, but not their HPAs and scale writes.
+func (s *Store) unseen(name string, process *DataPlanes) []string {
+	var warnings []string
+	for i, entry := range s.sources[name].Match.DataPlane {
+		if entry.Env != nil && !process.ReadsEnv(entry.Env.Name) {
+			warnings = append(warnings, fmt.Sprintf("%s: HPAs and scale writes are not judged by %s: list it in the chart's dataPlanes",
+				field.NewPath("match", "dataPlane").Index(i).Child("env"), entry.Env.Name))
+		}
+	}
+	return warnings
+}
+
 func (s *Store) publish() {
 	policies := make([]*Policy, 0, len(s.sources))
 	for _, p := range s.sources {

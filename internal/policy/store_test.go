@@ -1,10 +1,14 @@
 package policy_test
 
 import (
+	"context"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/kdp-webhook/kdp-webhook/internal/policy"
 )
@@ -202,5 +206,34 @@ func TestRulesAreNamedOnce(t *testing.T) {
 			t.Errorf("rule %q twice, or without a name", r)
 		}
 		seen[r] = true
+	}
+}
+
+func TestVariablesThatTheProcessDoesNotKeepAreWarnedAbout(t *testing.T) {
+	client := fake.NewClientset(&corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kdp-system", Name: "team", Labels: map[string]string{policy.Label: "true"}},
+		Data: map[string]string{policy.DataKey: "apiVersion: " + policy.APIVersion + "\nkind: " + policy.Kind + "\nmatch:\n  dataPlane:\n" +
+			"    - env: {name: KONG_ROLE, value: data_plane}\n    - env: {name: ROLE, value: gateway}\n"},
+	})
+	process, err := policy.CompileDataPlanes(policy.Default().Match.DataPlane)
+	if err != nil {
+		t.Fatal(err)
+	}
+	news := make(chan policy.News, 1)
+	watch, err := policy.NewWatch(client, "kdp-system", process, policy.NewStore(), func(n policy.News) { news <- n })
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- watch.Start(ctx) }()
+	got := <-news
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	want := []string{"match.dataPlane[1].env: HPAs and scale writes are not judged by ROLE: list it in the chart's dataPlanes"}
+	if diff := cmp.Diff(want, got.Warnings); diff != "" || len(got.Errors) > 0 || !got.IsInForce {
+		t.Errorf("%+v\n%s", got, diff)
 	}
 }

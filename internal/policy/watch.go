@@ -21,6 +21,8 @@ type News struct {
 	Deleted bool
 	// Errors say what is wrong with the document; empty when it is in force.
 	Errors field.ErrorList
+	// Warnings say what of a valid document cannot work as it stands.
+	Warnings []string
 	// InForce names the version that holds after these news; false where none of that name does.
 	InForce   Ref
 	IsInForce bool
@@ -29,6 +31,7 @@ type News struct {
 // Watch keeps a Store in line with the policy ConfigMaps of one namespace.
 type Watch struct {
 	store    *Store
+	process  *DataPlanes
 	factory  informers.SharedInformerFactory
 	informer cache.SharedIndexInformer
 	handled  cache.ResourceEventHandlerRegistration
@@ -36,11 +39,11 @@ type Watch struct {
 }
 
 // NewWatch prepares a watch of the labelled ConfigMaps in namespace; Start runs it. tell is called, one at a time, with
-// every change after it took effect.
-func NewWatch(client kubernetes.Interface, namespace string, store *Store, tell func(News)) (*Watch, error) {
+// every change after it took effect. process is what this process itself takes for data planes.
+func NewWatch(client kubernetes.Interface, namespace string, process *DataPlanes, store *Store, tell func(News)) (*Watch, error) {
 	factory := informers.NewSharedInformerFactoryWithOptions(client, 0, informers.WithNamespace(namespace),
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = Label + "=true" }))
-	w := &Watch{store: store, factory: factory, informer: factory.Core().V1().ConfigMaps().Informer(), tell: tell}
+	w := &Watch{store: store, process: process, factory: factory, informer: factory.Core().V1().ConfigMaps().Informer(), tell: tell}
 	var err error
 	w.handled, err = w.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: w.put,
@@ -89,6 +92,9 @@ func (w *Watch) put(obj any) {
 		errs = field.ErrorList{field.Required(field.NewPath("data").Key(DataKey), "must hold the policy document")}
 	}
 	news := News{ConfigMap: cm, Errors: errs}
+	if len(errs) == 0 {
+		news.Warnings = w.store.unseen(cm.Name, w.process)
+	}
 	news.InForce, news.IsInForce = w.store.Current(cm.Name)
 	w.tell(news)
 }

@@ -24,8 +24,11 @@ type Violation struct {
 	Must string
 	// Remedy says how to get there, in the user's own tools.
 	Remedy string
+	// Subject tells violations of one rule apart, before and after a write: which metric it is about, wherever that stands
+	// in the list. Empty for rules that have one subject only.
+	Subject string
 	// Distance says how far the value is from what is allowed, in the value's own unit; of two violations of the same
-	// rule and field the one with the smaller distance is nearer to the policy.
+	// rule and subject the one with the smaller distance is nearer to the policy.
 	Distance int64
 }
 
@@ -51,7 +54,7 @@ func Was(old *autoscalingv2.HorizontalPodAutoscaler, v Violation) any {
 		return old.Spec.MaxReplicas
 	default:
 		for _, t := range kube.CPUTargets(old) {
-			if targetField(t).String() == v.Field.String() {
+			if subject(t) == v.Subject {
 				return t.Utilization
 			}
 		}
@@ -63,6 +66,8 @@ var (
 	spec         = field.NewPath("spec")
 	scaleUpField = spec.Child("behavior", "scaleUp")
 )
+
+func subject(t kube.CPUTarget) string { return t.Field() + "/" + t.Container }
 
 func targetField(t kube.CPUTarget) *field.Path {
 	return spec.Child("metrics").Index(t.Index).Child(t.Field(), "target", "averageUtilization")
@@ -121,7 +126,7 @@ func targetCPU(hpa *autoscalingv2.HorizontalPodAutoscaler, a *policy.Autoscaling
 		}
 		violations = append(violations, Violation{
 			Rule:  policy.RuleTargetCPU,
-			Field: targetField(t),
+			Field: targetField(t), Subject: subject(t),
 			Found: t.Utilization, Must: mustBe(a.TargetCPUUtilization), Distance: outside(t.Utilization, a.TargetCPUUtilization),
 			Remedy: "set the CPU target in autoscaling.metrics of the release's values, or in the HPA",
 		})
