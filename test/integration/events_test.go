@@ -3,9 +3,12 @@
 package integration
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -123,7 +126,7 @@ func TestWhatWasChangedOrRefusedIsToldInEvents(t *testing.T) {
 
 	mustScaleTo(t, mustClientAs(t, hpaController), ns, "kong", 4)
 	syncHPAs(t)
-	const refusal = "Warning PolicyViolation replicasOverride" + by + "apps/v1 Deployment/kong (UID of the Deployment, own namespace)%s: " +
+	const refusal = "Warning PolicyViolation replicasOverride" + by + "apps/v1 Deployment/kong (UID of the Deployment, own namespace) related autoscaling/v2 HorizontalPodAutoscaler/kong (without UID, own namespace)%s: " +
 		`alice was refused: spec.replicas 4 → 3: the HPA "kong" drives it between 2 and 10, it is at 4: ` +
 		`to hold at most 3, run: kubectl patch hpa kong --patch '{"spec":{"maxReplicas":3}}' (the built-in policy)`
 	for n := 1; n <= 3; n++ {
@@ -148,9 +151,9 @@ func TestWhatWasChangedOrRefusedIsToldInEvents(t *testing.T) {
 	if o := s.kubectl(t, "patch", "deployment/kong", "--patch", `{"spec":{"replicas":1}}`); o.status != 0 {
 		t.Fatal(o)
 	}
-	expect("Normal PolicyApplied replicasReset" + by + "apps/v1 Deployment/kong (UID of the Deployment, own namespace): " +
+	expect("Normal PolicyApplied replicasReset" + by + "apps/v1 Deployment/kong (UID of the Deployment, own namespace) related autoscaling/v2 HorizontalPodAutoscaler/kong (without UID, own namespace): " +
 		`changed what alice wrote: spec.replicas: kept at 4 instead of 1, since the HPA "kong" drives it between 2 and 10, it is at 4: ` +
-		"set autoscaling.enabled=true in the release's values or remove replicaCount from them (spec.replicas from a manifest) (the built-in policy)")
+		"set autoscaling.enabled=true in the release's values or remove replicaCount from them (spec.replicas from a manifest); to end autoscaling, delete the HPA first (the built-in policy)")
 	if n := metric(t, "kdp_events_dropped_total", nil); n != 0 {
 		t.Errorf("%v events were dropped", n)
 	}
@@ -186,4 +189,33 @@ func TestNothingIsToldAboutDryRuns(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestEveryDecisionIsALineOfTheLog(t *testing.T) {
+	namespace := newNamespace(t, nil)
+	create(t, admin, namespace, dataPlane("kong"))
+	create(t, admin, namespace, hpa("kong", 2, 10, 75))
+	s := shell{namespace: namespace, kubeconfig: alice}
+	s.kubectl(t, "patch", "hpa", "kong", "--patch", `{"spec":{"maxReplicas":50}}`)
+	log, err := os.ReadFile(webhook.Log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []map[string]any
+	for line := range bytes.Lines(log) {
+		var entry map[string]any
+		if json.Unmarshal(line, &entry) == nil && entry["msg"] == "decision" && entry["namespace"] == namespace && entry["verdict"] == "denied" {
+			delete(entry, "ts")
+			got = append(got, entry)
+		}
+	}
+	want := []map[string]any{{
+		"level": "info", "logger": "audit", "msg": "decision", "verdict": "denied", "rule": "maxReplicas", "mode": "Enforce",
+		"policy": "built-in", "user": person, "operation": "UPDATE", "kind": "HorizontalPodAutoscaler", "namespace": namespace, "name": "kong",
+		"field": "spec.maxReplicas", "old": "10", "new": "50",
+		"message": "must be between 1 and 20: set autoscaling.maxReplicas in the release's values, or maxReplicas in the HPA",
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
 }

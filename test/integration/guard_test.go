@@ -78,3 +78,30 @@ func TestTheReplicasGuardOverTheAPI(t *testing.T) {
 		})
 	}
 }
+
+func TestAnOverrideIsPreservedWhereThePolicySaysSo(t *testing.T) {
+	enforcePolicy(t, "preserve", head+"replicas: {onOverride: Preserve}\n")
+	namespace := newNamespace(t, nil)
+	live := int32(4)
+	d := dataPlane("kong")
+	d.Spec.Replicas = &live
+	create(t, admin, namespace, d)
+	create(t, admin, namespace, hpa("kong", 2, 10, 75))
+	syncHPAs(t)
+	s := shell{namespace: namespace, kubeconfig: alice}
+	for _, c := range []struct {
+		args []string
+		kept string
+	}{
+		{[]string{"scale", "deployment/kong", "--replicas=3"}, "kept at 4, not 3"},
+		{[]string{"scale", "deployment/kong", "--replicas=0"}, "kept at 4, not 0"},
+		{[]string{"patch", "deployment/kong", "--patch", `{"spec":{"replicas":6}}`}, "kept at 4, not 6"},
+	} {
+		if o := s.kubectl(t, c.args...); o.status != 0 || !strings.Contains(o.stderr, `Warning: spec.replicas: `+c.kept+`, HPA "kong" drives it`) {
+			t.Errorf("%v:\n%s", c.args, o)
+		}
+		if n := replicasOf(t, namespace, "kong"); n != 4 {
+			t.Errorf("%v: %d replicas", c.args, n)
+		}
+	}
+}
