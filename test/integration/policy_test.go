@@ -268,7 +268,7 @@ func TestModesSayWhatBecomesOfAFinding(t *testing.T) {
 				}
 			}
 			fmt.Fprintf(&transcript, "counted %v\n", counted)
-			golden(t, t.Name(), scrub(strings.NewReplacer(s.namespace, "NAMESPACE", cm.ResourceVersion, "VERSION").Replace(transcript.String())))
+			golden(t, t.Name(), scrub(strings.NewReplacer(s.namespace, "NAMESPACE", "@"+cm.ResourceVersion, "@VERSION").Replace(transcript.String())))
 		})
 	}
 }
