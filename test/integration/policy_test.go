@@ -200,7 +200,7 @@ func TestABrokenPolicyLeavesTheLastGoodOneInForce(t *testing.T) {
 				}
 				return fmt.Errorf("no PolicyInvalid event of version %s", cm.ResourceVersion)
 			})
-			golden(t, t.Name(), strings.ReplaceAll(note, good.ResourceVersion, "GOOD")+"\n")
+			golden(t, t.Name(), strings.ReplaceAll(note, "resourceVersion "+good.ResourceVersion, "resourceVersion GOOD")+"\n")
 			awaitPolicy(t.Context(), t, client, name+"@"+good.ResourceVersion)
 		})
 	}
