@@ -15,8 +15,9 @@ demo: components ## build what is needed, start a control plane and play the sto
 	@go run ./test/demo $(if $(KEEP),--keep)
 
 .PHONY: test
+# -count=1: what the tests start reads files that the test cache does not know of.
 test: components ## all tests, with the race detector; KONG_MANIFESTS names a folder of rendered Kong manifests to run on as well
-	go test -race -timeout $(TEST_TIMEOUT) ./...
+	go test -race -count=1 -timeout $(TEST_TIMEOUT) ./...
 
 .PHONY: bench
 bench: components ## measure what a review costs, against the stock way and against webhooks that do nothing
