@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -69,6 +70,9 @@ func NewInformers(client kubernetes.Interface, dataPlanes DataPlanes) (*Informer
 // Start runs the informers until ctx ends.
 func (i *Informers) Start(ctx context.Context) error {
 	i.factory.StartWithContext(ctx)
+	i.factory.WaitForCacheSyncWithContext(ctx)
+	// The first lists are far larger than what is kept of them.
+	debug.FreeOSMemory()
 	<-ctx.Done()
 	i.factory.Shutdown()
 	return nil

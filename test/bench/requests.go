@@ -214,6 +214,12 @@ func (b *bench) serveNothing(ctx context.Context) (stop func(), err error) {
 
 // memory fills the cluster and reads the process's resident memory, as it has grown and after a restart.
 func (b *bench) memory(ctx context.Context, object []byte, n int, idle float64) error {
+	for _, namespace := range []string{nobody, nothing, product} {
+		// What the requests left behind would be counted as well.
+		if err := b.client.AppsV1().Deployments(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
+			return fmt.Errorf("delete the data planes of %s: %w", namespace, err)
+		}
+	}
 	fmt.Fprintf(b.out, "Resident memory of the webhook's process:\n  %-52s %5.1f MiB\n", "nothing in the cluster", idle)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(8)
