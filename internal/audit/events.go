@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -129,7 +130,7 @@ func (e *Events) Record(event Event) {
 			e.prune(now)
 		}
 		if e.size >= maxSeries {
-			e.drop(droppedQueueFull, event, nil)
+			e.drop(droppedQueueFull, event, 1, nil)
 			return
 		}
 		entry = &series{subject: s, event: event, name: eventName(event, s, now), first: now}
@@ -178,39 +179,34 @@ func (e *Events) prune(now time.Time) {
 
 func (e *Events) forgetQuiet(now time.Time, idle time.Duration) {
 	for s, entries := range e.remember {
-		kept := entries[:0]
-		for _, entry := range entries {
-			if entry.queued || entry.writing || now.Sub(entry.last) < idle {
-				kept = append(kept, entry)
-			}
-		}
-		e.size -= len(entries) - len(kept)
-		if len(kept) == 0 {
-			delete(e.remember, s)
-		} else {
-			e.remember[s] = kept
-		}
+		kept := slices.DeleteFunc(entries, func(entry *series) bool {
+			return !entry.queued && !entry.writing && now.Sub(entry.last) >= idle
+		})
+		e.keep(s, entries, kept)
+	}
+}
+
+// keep remembers what is kept of a subject's entries.
+func (e *Events) keep(s subject, entries, kept []*series) {
+	e.size -= len(entries) - len(kept)
+	if len(kept) == 0 {
+		delete(e.remember, s)
+	} else {
+		e.remember[s] = kept
 	}
 }
 
 func (e *Events) forget(entry *series) {
 	entries := e.remember[entry.subject]
-	for i := range entries {
-		if entries[i] == entry {
-			e.remember[entry.subject] = append(entries[:i:i], entries[i+1:]...)
-			e.size--
-			break
-		}
-	}
-	if len(e.remember[entry.subject]) == 0 {
-		delete(e.remember, entry.subject)
-	}
+	kept := slices.DeleteFunc(entries, func(s *series) bool { return s == entry })
+	e.keep(entry.subject, entries, kept)
 }
 
-func (e *Events) drop(reason string, event Event, err error) {
-	e.dropped.WithLabelValues(reason).Inc()
+// drop counts and logs an Event that is not told, and how often it happened.
+func (e *Events) drop(reason string, event Event, count int32, err error) {
+	e.dropped.WithLabelValues(reason).Add(float64(count))
 	e.log.Error(err, "event dropped", "reason", reason, "namespace", event.Regarding.Namespace, "kind", event.Regarding.Kind,
-		"name", event.Regarding.Name, "eventReason", event.Reason, "note", event.Note)
+		"name", event.Regarding.Name, "eventReason", event.Reason, "note", event.Note, "count", count)
 }
 
 // Run writes Events until ctx ends, then what is queued still, for drain at the most.
@@ -269,10 +265,7 @@ func (e *Events) write(ctx context.Context, entry *series) {
 		// It happened again meanwhile: the next write tells of both.
 		e.enqueue(entry)
 	case err != nil:
-		e.dropped.WithLabelValues(droppedAPI).Add(float64(now.count - now.written))
-		e.log.Error(err, "event dropped", "reason", droppedAPI, "namespace", entry.event.Regarding.Namespace,
-			"kind", entry.event.Regarding.Kind, "name", entry.event.Regarding.Name, "eventReason", entry.event.Reason,
-			"note", entry.event.Note, "count", now.count-now.written)
+		e.drop(droppedAPI, entry.event, now.count-now.written, err)
 		// The next one of its kind starts anew.
 		e.forget(entry)
 	}

@@ -21,25 +21,33 @@ type replicasWrite struct {
 	live, wanted int32
 	// scale is true for a write of the scale subresource.
 	scale bool
-	// reassertsLastApplied is true where the object, as it was, says that client-side apply asked for wanted before.
-	reassertsLastApplied bool
-	user                 string
-	now                  time.Time
-	hpas                 []*autoscalingv2.HorizontalPodAutoscaler
-	// origin tells whether wanted was asked for.
-	origin func() kube.Origin
+	user  string
+	now   time.Time
+	hpas  []*autoscalingv2.HorizontalPodAutoscaler
+	// lastApplied is what the object, as it was, says that client-side apply asked for before; nil for a scale. This and
+	// origin, which tells whether wanted was asked for, read whole manifests: most writes must get by without.
+	lastApplied func() (int32, bool)
+	origin      func() kube.Origin
+}
+
+// resets tells whether a whole-object write lands on exactly 1, or repeats what was last applied.
+func (w replicasWrite) resets() bool {
+	if w.scale {
+		return false
+	}
+	if w.wanted == 1 {
+		return true
+	}
+	applied, ok := w.lastApplied()
+	return ok && applied == w.wanted
 }
 
 func deploymentWrite(req Request, hpas []*autoscalingv2.HorizontalPodAutoscaler) replicasWrite {
-	w := replicasWrite{
+	return replicasWrite{
 		live: req.OldDeployment.Replicas(), wanted: req.Deployment.Replicas(),
-		user: req.User, now: req.Now, hpas: hpas,
+		user: req.User, now: req.Now, hpas: hpas, lastApplied: req.OldDeployment.LastAppliedReplicas,
 		origin: func() kube.Origin { return kube.OriginOf(req.Object, req.FieldManager, kube.ReplicasPath) },
 	}
-	if applied, ok := req.OldDeployment.LastAppliedReplicas(); ok {
-		w.reassertsLastApplied = applied == w.wanted
-	}
-	return w
 }
 
 func scaleWrite(req Request, hpas []*autoscalingv2.HorizontalPodAutoscaler) replicasWrite {
@@ -70,7 +78,7 @@ func guard(w replicasWrite, p *policy.Policy) *ruling {
 		return nil
 	}
 	r := &ruling{rule: policy.RuleOverride, action: p.Replicas.OnOverride, write: w, hpa: w.hpas[0]}
-	if !w.scale && (w.wanted == 1 || w.reassertsLastApplied) {
+	if w.resets() {
 		r.rule, r.action = policy.RuleReset, p.Replicas.OnReset
 	}
 	if slices.ContainsFunc(w.hpas, r.isFreeFor) || w.live == 0 || w.wanted == 0 && p.Replicas.AllowScaleToZero {

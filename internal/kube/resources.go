@@ -19,11 +19,19 @@ type ContainerRef struct {
 
 // Pointer returns the JSON pointer of the container within a Deployment.
 func (r ContainerRef) Pointer() string {
-	list := "containers"
+	return "/spec/template/spec/" + r.list() + "/" + strconv.Itoa(r.Index)
+}
+
+// Field returns the field path of the container within a Deployment.
+func (r ContainerRef) Field() string {
+	return "spec.template.spec." + r.list() + "[" + strconv.Itoa(r.Index) + "]"
+}
+
+func (r ContainerRef) list() string {
 	if r.Init {
-		list = "initContainers"
+		return "initContainers"
 	}
-	return "/spec/template/spec/" + list + "/" + strconv.Itoa(r.Index)
+	return "containers"
 }
 
 // AllContainers returns the containers, then the init containers, each in spec order.
@@ -61,16 +69,21 @@ const (
 	Limits   = "limits"
 )
 
+// List returns the list Requests or Limits; r may be nil.
+func (r *Resources) List(list string) corev1.ResourceList {
+	switch {
+	case r == nil:
+		return nil
+	case list == Limits:
+		return r.Limits
+	default:
+		return r.Requests
+	}
+}
+
 // Get returns a value of the list Requests or Limits; r may be nil.
 func (r *Resources) Get(list string, name corev1.ResourceName) (resource.Quantity, bool) {
-	if r == nil {
-		return resource.Quantity{}, false
-	}
-	values := r.Requests
-	if list == Limits {
-		values = r.Limits
-	}
-	q, ok := values[name]
+	q, ok := r.List(list)[name]
 	return q, ok
 }
 
@@ -100,14 +113,8 @@ func Reasonable(q resource.Quantity) bool {
 
 // unreasonable names the first value that is not Reasonable, "" where there is none; r may be nil.
 func (r *Resources) unreasonable() string {
-	if r == nil {
-		return ""
-	}
 	for _, list := range []string{Requests, Limits} {
-		values := r.Requests
-		if list == Limits {
-			values = r.Limits
-		}
+		values := r.List(list)
 		for _, name := range ResourceNames(values) {
 			if !Reasonable(values[name]) {
 				return fmt.Sprintf("%s[%s]", list, name)

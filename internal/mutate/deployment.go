@@ -165,7 +165,7 @@ func inject(d, before *kube.Deployment, p *policy.Policy, ranges []*corev1.Limit
 			if why := kube.LimitRangeViolation(ranges, result.After.Pod(), t.Container); why != "" && ours {
 				t.Resources = was[i]
 				result.Notes = append(result.Notes, Note{
-					Rule: policy.RuleResources, Field: fieldOf(t.ContainerRef) + ".resources",
+					Rule: policy.RuleResources, Field: t.Field() + ".resources",
 					Message: "left alone on account of a LimitRange: " + why,
 				})
 				continue
@@ -273,14 +273,14 @@ func (r *DeploymentResult) write(c kube.ContainerRef, now, then *kube.Resources)
 	parent := c.Pointer() + "/resources"
 	fresh := &kube.Resources{}
 	for _, list := range []string{kube.Requests, kube.Limits} {
-		was, will := listOf(now, list), listOf(then, list)
+		was, will := now.List(list), then.List(list)
 		for _, name := range kube.ResourceNames(was, will) {
 			old, had := was[name]
 			value, has := will[name]
 			if had && has && old.Cmp(value) == 0 {
 				continue
 			}
-			change := Change{Rule: policy.RuleResources, Field: fmt.Sprintf("%s.resources.%s[%s]", fieldOf(c), list, name)}
+			change := Change{Rule: policy.RuleResources, Field: fmt.Sprintf("%s.resources.%s[%s]", c.Field(), list, name)}
 			at := pointer(parent+"/"+list, string(name))
 			if had {
 				change.Old = old.String()
@@ -304,7 +304,7 @@ func (r *DeploymentResult) write(c kube.ContainerRef, now, then *kube.Resources)
 		r.Patch.put(parent, false, asJSON(fresh))
 	case now != nil:
 		for _, list := range []string{kube.Requests, kube.Limits} {
-			if values := listOf(fresh, list); values != nil {
+			if values := fresh.List(list); values != nil {
 				r.Patch.put(parent+"/"+list, false, asStrings(values))
 			}
 		}
@@ -363,7 +363,7 @@ func restore(after, before *kube.Deployment, injected record) DeploymentResult {
 			then = &kube.Resources{}
 		}
 		for _, list := range []string{kube.Requests, kube.Limits} {
-			for name, value := range listOf(was.Resources, list) {
+			for name, value := range was.Resources.List(list) {
 				if _, has := now.Get(list, name); !has && injected.holds(c.Name, list, name, value) {
 					then.Set(list, name, value)
 				}
@@ -381,29 +381,10 @@ func restore(after, before *kube.Deployment, injected record) DeploymentResult {
 	return result
 }
 
-func listOf(r *kube.Resources, list string) corev1.ResourceList {
-	switch {
-	case r == nil:
-		return nil
-	case list == kube.Limits:
-		return r.Limits
-	default:
-		return r.Requests
-	}
-}
-
-func fieldOf(c kube.ContainerRef) string {
-	list := "containers"
-	if c.Init {
-		list = "initContainers"
-	}
-	return fmt.Sprintf("spec.template.spec.%s[%d]", list, c.Index)
-}
-
 func asJSON(r *kube.Resources) map[string]any {
 	out := map[string]any{}
 	for _, list := range []string{kube.Requests, kube.Limits} {
-		if values := listOf(r, list); len(values) > 0 {
+		if values := r.List(list); len(values) > 0 {
 			out[list] = asStrings(values)
 		}
 	}

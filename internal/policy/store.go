@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"sync/atomic"
 
@@ -190,10 +191,6 @@ func (s *Store) unseen(name string, process *DataPlanes) []string {
 }
 
 func (s *Store) publish() {
-	policies := make([]*Policy, 0, len(s.sources))
-	for _, p := range s.sources {
-		policies = append(policies, p)
-	}
-	set := NewSet(policies...)
+	set := NewSet(slices.Collect(maps.Values(s.sources))...)
 	s.set.Store(&set)
 }
